@@ -1,0 +1,70 @@
+"""One checkpointer for LangGraph and Charm agents, over any database.
+
+A thread stops on one device and goes on at another, loses nothing, and costs in proportion to what changed. Start with
+`open_store`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from charm_checkpoint.backend import Backend
+    from charm_checkpoint.graph_types import announce_graph_types
+    from charm_checkpoint.history import MessageHistory
+    from charm_checkpoint.manager import StorageManager, open_store
+    from charm_checkpoint.messages import to_dicts, to_messages
+    from charm_checkpoint.saver import CheckpointSaver
+    from charm_checkpoint.store import (
+        BaseMemoryStore,
+        CheckpointStore,
+        SaverStore,
+        ThreadInfo,
+        store_from_saver,
+    )
+
+__all__ = [
+    "Backend",
+    "BaseMemoryStore",
+    "CheckpointSaver",
+    "CheckpointStore",
+    "MessageHistory",
+    "SaverStore",
+    "StorageManager",
+    "ThreadInfo",
+    "announce_graph_types",
+    "open_store",
+    "store_from_saver",
+    "to_dicts",
+    "to_messages",
+]
+
+# Everything is imported on first use, so that importing the package costs nothing that is not needed.
+_HOMES = {
+    "Backend": "backend",
+    "BaseMemoryStore": "store",
+    "CheckpointSaver": "saver",
+    "CheckpointStore": "store",
+    "MessageHistory": "history",
+    "SaverStore": "store",
+    "StorageManager": "manager",
+    "ThreadInfo": "store",
+    "announce_graph_types": "graph_types",
+    "open_store": "manager",
+    "store_from_saver": "store",
+    "to_dicts": "messages",
+    "to_messages": "messages",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,335 @@
+"""The seam: what a database has to do to keep threads.
+
+A backend moves rows. It is synchronous and thread-safe, knows no LangGraph object and decodes no value.
+Everything above it (retries, batching, both colours, fencing policy) is the engine's and the saver's.
+
+| verb | what it does, atomically | idempotent |
+|---|---|---|
+| `setup` | make or check the schema; safe beside other processes doing the same | yes |
+| `write` | store units in order, each whole or refused; answer when durable | yes, by key |
+| `read` | one checkpoint with its blobs and writes, or the head | – |
+| `scan` | checkpoints newest first, in pages | – |
+| `lineage` | what a DeltaChannel is rebuilt from | – |
+| `threads` | threads by recency, in pages | – |
+| `delete` | remove a thread and leave a tombstone | yes |
+| `copy` | a thread under another id | no: `ThreadExistsError` |
+| `prune` | remove named checkpoints and what only they need | yes |
+| `close` | release everything; a later call opens anew | yes |
+
+**Errors.** Drivers' errors become the `BackendError` family (`raise … from`). `BackendUnavailable` means "the same
+call may be repeated": since writes are idempotent by key, the engine repeats it even when an answer was lost.
+
+**Ordering.** Ids compare as plain strings; `checkpoint_id` order is the order of `scan`. What "latest" means is the
+head pointer, moved in the transaction that stores a checkpoint, never the greatest id.
+
+**Fork.** After `os.fork` a child may go on using the object: a backend notices that its process id changed and opens
+connections of its own, without touching the parent's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+__all__ = [
+    "STORED",
+    "Ancestor",
+    "Backend",
+    "BlobRow",
+    "CheckpointRow",
+    "Entry",
+    "HeadRow",
+    "OnConflict",
+    "Outcome",
+    "Page",
+    "PutCheckpoint",
+    "PutWrites",
+    "Scan",
+    "Snapshot",
+    "ThreadCursor",
+    "ThreadRow",
+    "Tombstone",
+    "Unit",
+    "WriteRow",
+    "judge",
+]
+
+OnConflict = Literal["raise", "branch", "overwrite"]
+
+
+class CheckpointRow(NamedTuple):
+    """One checkpoint without its channel values."""
+
+    checkpoint_id: str
+    parent_id: str | None
+    format: int
+    """LangGraph's checkpoint format `v`. Below 4, pending sends live in the parent's writes."""
+    body: bytes
+    """The rest of the checkpoint, JSON in UTF-8 with ASCII escapes."""
+    versions: Mapping[str, str]
+    """Channel to version. A channel whose value was empty has a version and no blob."""
+    metadata: bytes
+    """JSON in UTF-8 with ASCII escapes."""
+    run_id: str | None
+    root_id: str | None
+    """For a subgraph's checkpoint: the root graph's checkpoint it was made under."""
+    device: str
+    created_at: float
+    """Seconds since the epoch, by the writing device's clock."""
+
+
+class BlobRow(NamedTuple):
+    """The value of one channel at one version. Immutable: the first one stored under its key stays."""
+
+    channel: str
+    version: str
+    type: str
+    data: bytes
+
+
+class WriteRow(NamedTuple):
+    """One pending write of one task. `idx` below 0 replaces, from 0 on the first one stays."""
+
+    task_id: str
+    idx: int
+    channel: str
+    task_path: str
+    type: str
+    data: bytes
+
+
+class HeadRow(NamedTuple):
+    """What "latest" means for one namespace of a thread."""
+
+    namespace: str
+    checkpoint_id: str
+    device: str
+    moved_at: float
+
+
+class PutCheckpoint(NamedTuple):
+    """Store a checkpoint and the blobs that are new with it, and move the head.
+
+    Rules, in this order, within the transaction:
+
+    1. The same id is there: store nothing, leave the head, answer `"stored"`.
+    2. The thread has a tombstone, and `row.parent_id` or `row.root_id` is neither stored nor above the tombstone's
+       `deleted_through`: answer `"deleted"`.
+    3. `fenced`, and a head exists that is not `row.parent_id`: as `on_conflict` says, answer `"conflict"` (nothing
+       stored), `"branched"` (stored, head left) or `"stored"` (stored, head moved).
+    4. Otherwise store it, move the head, answer `"stored"`.
+
+    A refused unit (`"deleted"`, `"conflict"`) also removes pending writes that came before their checkpoint.
+    `judge` decides 2 and 3 for backends that can call Python within their transaction.
+    """
+
+    thread_id: str
+    namespace: str
+    row: CheckpointRow
+    blobs: tuple[BlobRow, ...]
+    fenced: bool
+    on_conflict: OnConflict
+
+
+class PutWrites(NamedTuple):
+    """Store pending writes of a checkpoint, which may be stored only later.
+
+    Answers `"deleted"` when the thread has a tombstone, the checkpoint is not stored, and its id is not above the
+    tombstone's `deleted_through`; else `"stored"`.
+    """
+
+    thread_id: str
+    namespace: str
+    checkpoint_id: str
+    rows: tuple[WriteRow, ...]
+
+
+Unit = PutCheckpoint | PutWrites
+
+
+class Outcome(NamedTuple):
+    """What became of one unit."""
+
+    status: Literal["stored", "branched", "conflict", "deleted"]
+    head: HeadRow | None = None
+    """For `"branched"` and `"conflict"`: the head that stood in the way."""
+    deleted_at: float = 0.0
+    """For `"deleted"`: when the thread was deleted."""
+
+
+class Tombstone(NamedTuple):
+    """What a deleted thread leaves behind. It stays when the thread begins anew."""
+
+    deleted_at: float
+    deleted_through: str
+    """The greatest checkpoint id that was deleted."""
+
+
+STORED = Outcome("stored")
+
+
+def judge(
+    put: PutCheckpoint,
+    head: HeadRow | None,
+    tombstone: Tombstone | None,
+    is_stored: Callable[[str, str], bool],
+) -> Outcome:
+    """Decide what becomes of a checkpoint that is not stored yet.
+
+    Args:
+        put: The unit.
+        head: The head of its namespace.
+        tombstone: The thread's, if it was ever deleted.
+        is_stored: Tells whether a `(namespace, checkpoint_id)` of the thread is there.
+    """
+    row = put.row
+    if tombstone is not None:
+        for namespace, origin in ((put.namespace, row.parent_id), ("", row.root_id)):
+            late = origin is not None and origin <= tombstone.deleted_through
+            if late and origin is not None and not is_stored(namespace, origin):
+                return Outcome("deleted", deleted_at=tombstone.deleted_at)
+    if not put.fenced or head is None or head.checkpoint_id == row.parent_id:
+        return STORED
+    if put.on_conflict == "raise":
+        return Outcome("conflict", head)
+    return Outcome("branched", head) if put.on_conflict == "branch" else STORED
+
+
+class Snapshot(NamedTuple):
+    """One checkpoint as it is stored. All empty when there is none."""
+
+    checkpoint: CheckpointRow | None = None
+    blobs: Sequence[BlobRow] = ()
+    writes: Sequence[WriteRow] = ()
+    """Sorted by `(task_path, task_id, idx)`, compared as UTF-8 bytes."""
+    sends: Sequence[WriteRow] = ()
+    """The parent's writes, sorted alike, when `format` is below 4 and there is a parent."""
+    head: str | None = None
+    """Id of the namespace's head, whatever checkpoint was asked for."""
+    deleted_through: str | None = None
+    """The tombstone's, if the thread was ever deleted."""
+
+
+class Entry(NamedTuple):
+    """One checkpoint of a `scan`."""
+
+    thread_id: str
+    namespace: str
+    snapshot: Snapshot
+
+
+class Scan(NamedTuple):
+    """Which checkpoints to list; `None` means any."""
+
+    thread_id: str | None = None
+    namespace: str | None = None
+    checkpoint_id: str | None = None
+    before: str | None = None
+    """Only ids below this one."""
+    run_ids: tuple[str, ...] | None = None
+    after: tuple[str, str, str] | None = None
+    """Go on behind this `(checkpoint_id, thread_id, namespace)`: a page's `next`."""
+    limit: int = 100
+    values: bool = True
+    """Whether blobs, writes and sends are wanted too."""
+
+
+class Page(NamedTuple):
+    """Entries by descending `(checkpoint_id, thread_id, namespace)`."""
+
+    entries: Sequence[Entry]
+    next: tuple[str, str, str] | None
+    """`Scan.after` of the next page, `None` on the last."""
+
+
+class Ancestor(NamedTuple):
+    """One step of a checkpoint's parent chain, as far as the asked channels need it."""
+
+    checkpoint_id: str
+    blobs: Sequence[BlobRow]
+    """Seeds found here: for each asked channel at most one on the whole chain, the nearest."""
+    writes: Sequence[WriteRow]
+    """Writes to channels that no nearer ancestor seeded, sorted like `Snapshot.writes`."""
+
+
+ThreadCursor = tuple[float, str]
+
+
+class ThreadRow(NamedTuple):
+    """One thread in a listing. Deleted threads are not listed."""
+
+    thread_id: str
+    created_at: float
+    updated_at: float
+    """When one of its heads moved last."""
+    heads: Sequence[HeadRow]
+    """By namespace, the root graph's (`''`) first where there is one."""
+    pending: frozenset[str]
+    """Channels that pending writes of the root head go to (an interrupt is a write)."""
+
+
+class Backend(Protocol):
+    """A place where rows live. See the module's page for the contract of every verb."""
+
+    @property
+    def name(self) -> str:
+        """Where the rows are, for people: no secrets in it."""
+
+    def setup(self) -> None:
+        """Make the schema or check it.
+
+        Raises:
+            BackendCorrupt: Not ours, damaged, or written by a newer release.
+            BackendReadOnly: It is not there and cannot be made.
+        """
+
+    def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+        """Store `units` in order in one transaction and answer when it is durable.
+
+        A refused unit is left out whole and does not disturb the others. On an exception nothing was stored, except
+        for `BackendUnavailable`, after which it may or may not have been.
+
+        Returns:
+            One outcome per unit, in order.
+        """
+
+    def read(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> Snapshot:
+        """Read one checkpoint, or the head for `None`, from one consistent view."""
+
+    def scan(self, query: Scan) -> Page:
+        """List checkpoints in one page. Branches are listed like everything else."""
+
+    def lineage(
+        self, thread_id: str, namespace: str, checkpoint_id: str | None, channels: Sequence[str]
+    ) -> Sequence[Ancestor]:
+        """Walk up from the parent of a checkpoint (the head for `None`), nearest first.
+
+        Each channel's walk ends at the nearest ancestor with a blob for it, whose own writes still count. The answer
+        ends where every channel has ended, or at the root. Ancestors with nothing to tell may be left out.
+        """
+
+    def threads(
+        self, *, limit: int, after: ThreadCursor | None = None, thread_id: str | None = None
+    ) -> Sequence[ThreadRow]:
+        """List threads by descending `(updated_at, thread_id)`, behind `after`, or just the named one."""
+
+    def delete(self, thread_id: str, *, at: float) -> bool:
+        """Remove a thread with all namespaces and leave a tombstone. False if there was nothing."""
+
+    def copy(self, source: str, target: str, *, at: float) -> None:
+        """Copy all rows of a thread, heads and branches included.
+
+        Raises:
+            ThreadNotFoundError: `source` has no checkpoints.
+            ThreadExistsError: `target` has some.
+        """
+
+    def prune(self, thread_id: str, drop: Sequence[tuple[str, str]]) -> int:
+        """Remove the named `(namespace, checkpoint_id)`, their writes, and blobs nothing else refers to.
+
+        A head among them moves to its nearest remaining ancestor, else to the greatest remaining id; a namespace
+        left empty loses its head. No tombstone. Returns the number of checkpoints removed.
+        """
+
+    def close(self) -> None:
+        """Release connections and threads, put files in order. Called again after more calls, and at exit."""

@@ -1,0 +1,322 @@
+"""A backend in this process's memory: the reference implementation of the seam, for tests and throw-away agents."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from charm_checkpoint.backend import (
+    STORED,
+    Ancestor,
+    BlobRow,
+    CheckpointRow,
+    Entry,
+    HeadRow,
+    Outcome,
+    Page,
+    PutCheckpoint,
+    PutWrites,
+    Scan,
+    Snapshot,
+    ThreadCursor,
+    ThreadRow,
+    Tombstone,
+    Unit,
+    WriteRow,
+    judge,
+)
+from charm_checkpoint.errors import ThreadExistsError, ThreadNotFoundError
+from charm_checkpoint.forks import ForkAware
+
+__all__ = ["MemoryBackend"]
+
+_SENDS_BEFORE_FORMAT = 4
+
+
+@dataclass
+class _Namespace:
+    head: HeadRow | None = None
+    checkpoints: dict[str, CheckpointRow] = field(default_factory=dict)
+    blobs: dict[tuple[str, str], BlobRow] = field(default_factory=dict)
+    writes: defaultdict[str, dict[tuple[str, int], WriteRow]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+
+    def sorted_writes(self, checkpoint_id: str | None) -> list[WriteRow]:
+        rows = self.writes.get(checkpoint_id, {}) if checkpoint_id else {}
+        return sorted(rows.values(), key=_write_order)
+
+    def copy(self) -> _Namespace:
+        writes = defaultdict(dict, {k: dict(v) for k, v in self.writes.items()})
+        return _Namespace(self.head, dict(self.checkpoints), dict(self.blobs), writes)
+
+
+@dataclass
+class _Thread:
+    created_at: float
+    namespaces: dict[str, _Namespace] = field(default_factory=dict)
+
+    def ids(self) -> list[str]:
+        return [i for ns in self.namespaces.values() for i in ns.checkpoints]
+
+
+class _Key(NamedTuple):
+    checkpoint_id: str
+    thread_id: str
+    namespace: str
+
+
+def _write_order(row: WriteRow) -> tuple[bytes, bytes, int]:
+    return (row.task_path.encode(), row.task_id.encode(), row.idx)
+
+
+class MemoryBackend(ForkAware):
+    """Keeps rows in dictionaries under one lock. Gone with the process; a forked child has its own copy."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after_fork_in_child()
+        self._threads: dict[str, _Thread] = {}
+        self._tombstones: dict[str, Tombstone] = {}
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
+
+    def setup(self) -> None:
+        """Nothing to make."""
+
+    def close(self) -> None:
+        """Nothing to release: the rows stay until the object goes."""
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+        with self._lock:
+            return [
+                self._put(u) if isinstance(u, PutCheckpoint) else self._put_writes(u) for u in units
+            ]
+
+    def _is_stored(self, thread_id: str, namespace: str, checkpoint_id: str) -> bool:
+        thread = self._threads.get(thread_id)
+        ns = thread.namespaces.get(namespace) if thread else None
+        return ns is not None and checkpoint_id in ns.checkpoints
+
+    def _namespace(self, thread_id: str, namespace: str, at: float) -> _Namespace:
+        thread = self._threads.setdefault(thread_id, _Thread(at))
+        thread.created_at = thread.created_at or at
+        return thread.namespaces.setdefault(namespace, _Namespace())
+
+    def _put(self, put: PutCheckpoint) -> Outcome:
+        row = put.row
+        if self._is_stored(put.thread_id, put.namespace, row.checkpoint_id):
+            return STORED
+        ns = self._find(put.thread_id, put.namespace)
+        outcome = judge(
+            put,
+            ns.head if ns else None,
+            self._tombstones.get(put.thread_id),
+            lambda namespace, id: self._is_stored(put.thread_id, namespace, id),
+        )
+        if outcome.status in ("conflict", "deleted"):
+            if ns:
+                ns.writes.pop(row.checkpoint_id, None)
+            return outcome
+        ns = self._namespace(put.thread_id, put.namespace, row.created_at)
+        ns.checkpoints[row.checkpoint_id] = row
+        for blob in put.blobs:
+            ns.blobs.setdefault((blob.channel, blob.version), blob)
+        if outcome.status == "stored":
+            ns.head = HeadRow(put.namespace, row.checkpoint_id, row.device, row.created_at)
+        return outcome
+
+    def _put_writes(self, put: PutWrites) -> Outcome:
+        tombstone = self._tombstones.get(put.thread_id)
+        if (
+            tombstone is not None
+            and put.checkpoint_id <= tombstone.deleted_through
+            and not self._is_stored(put.thread_id, put.namespace, put.checkpoint_id)
+        ):
+            return Outcome("deleted", deleted_at=tombstone.deleted_at)
+        rows = self._namespace(put.thread_id, put.namespace, 0.0).writes[put.checkpoint_id]
+        for row in put.rows:
+            if row.idx < 0:
+                rows[row.task_id, row.idx] = row
+            else:
+                rows.setdefault((row.task_id, row.idx), row)
+        return STORED
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def _find(self, thread_id: str, namespace: str) -> _Namespace | None:
+        thread = self._threads.get(thread_id)
+        return thread.namespaces.get(namespace) if thread else None
+
+    def read(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> Snapshot:
+        with self._lock:
+            tombstone = self._tombstones.get(thread_id)
+            through = tombstone.deleted_through if tombstone else None
+            ns = self._find(thread_id, namespace)
+            head = ns.head.checkpoint_id if ns and ns.head else None
+            wanted = checkpoint_id or head
+            if ns is None or wanted is None or wanted not in ns.checkpoints:
+                return Snapshot(head=head, deleted_through=through)
+            return self._snapshot(ns, wanted)._replace(head=head, deleted_through=through)
+
+    @staticmethod
+    def _snapshot(ns: _Namespace, checkpoint_id: str) -> Snapshot:
+        row = ns.checkpoints[checkpoint_id]
+        blobs = [ns.blobs[key] for key in row.versions.items() if key in ns.blobs]
+        old = row.format < _SENDS_BEFORE_FORMAT
+        sends = ns.sorted_writes(row.parent_id) if old else []
+        return Snapshot(row, blobs, ns.sorted_writes(checkpoint_id), sends)
+
+    def scan(self, query: Scan) -> Page:
+        with self._lock:
+            found: list[tuple[_Key, _Namespace]] = []
+            for thread_id, thread in self._threads.items():
+                if query.thread_id not in (None, thread_id):
+                    continue
+                for namespace, ns in thread.namespaces.items():
+                    if query.namespace not in (None, namespace):
+                        continue
+                    for row in ns.checkpoints.values():
+                        key = _Key(row.checkpoint_id, thread_id, namespace)
+                        if _matches(query, key, row):
+                            found.append((key, ns))
+            found.sort(key=lambda pair: pair[0], reverse=True)
+            entries = []
+            for key, ns in found[: query.limit]:
+                snapshot = (
+                    self._snapshot(ns, key.checkpoint_id)
+                    if query.values
+                    else Snapshot(ns.checkpoints[key.checkpoint_id])
+                )
+                head = ns.head.checkpoint_id if ns.head else None
+                entries.append(Entry(key.thread_id, key.namespace, snapshot._replace(head=head)))
+            more = len(found) > query.limit
+            return Page(entries, found[query.limit - 1][0] if more else None)
+
+    def lineage(
+        self, thread_id: str, namespace: str, checkpoint_id: str | None, channels: Sequence[str]
+    ) -> Sequence[Ancestor]:
+        with self._lock:
+            ns = self._find(thread_id, namespace)
+            if ns is None:
+                return []
+            start = checkpoint_id or (ns.head.checkpoint_id if ns.head else "")
+            row = ns.checkpoints.get(start)
+            open_channels = set(channels)
+            found: list[Ancestor] = []
+            seen: set[str] = set()
+            while row is not None and open_channels and row.parent_id is not None:
+                row = ns.checkpoints.get(row.parent_id)
+                if row is None or row.checkpoint_id in seen:
+                    break
+                seen.add(row.checkpoint_id)
+                writes = [
+                    w for w in ns.sorted_writes(row.checkpoint_id) if w.channel in open_channels
+                ]
+                keys = [(c, row.versions[c]) for c in open_channels if c in row.versions]
+                seeds = [ns.blobs[key] for key in keys if key in ns.blobs]
+                open_channels.difference_update(b.channel for b in seeds)
+                if seeds or writes:
+                    found.append(Ancestor(row.checkpoint_id, seeds, writes))
+            return found
+
+    def threads(
+        self, *, limit: int, after: ThreadCursor | None = None, thread_id: str | None = None
+    ) -> Sequence[ThreadRow]:
+        with self._lock:
+            rows = [
+                self._thread_row(id, thread)
+                for id, thread in self._threads.items()
+                if thread_id in (None, id) and any(ns.head for ns in thread.namespaces.values())
+            ]
+        rows.sort(key=lambda r: (r.updated_at, r.thread_id), reverse=True)
+        if after is not None:
+            rows = [r for r in rows if (r.updated_at, r.thread_id) < after]
+        return rows[:limit]
+
+    @staticmethod
+    def _thread_row(thread_id: str, thread: _Thread) -> ThreadRow:
+        heads = [ns.head for _, ns in sorted(thread.namespaces.items()) if ns.head]
+        root = thread.namespaces.get("")
+        head = root.head.checkpoint_id if root and root.head else None
+        pending = frozenset(w.channel for w in root.sorted_writes(head)) if root else frozenset()
+        updated_at = max(head.moved_at for head in heads)
+        return ThreadRow(thread_id, thread.created_at, updated_at, heads, pending)
+
+    # -- deleting and copying --------------------------------------------------------------------------------------
+
+    def delete(self, thread_id: str, *, at: float) -> bool:
+        with self._lock:
+            thread = self._threads.pop(thread_id, None)
+            if thread is None:
+                return False
+            earlier = self._tombstones.get(thread_id)
+            through = max([*thread.ids(), earlier.deleted_through if earlier else ""])
+            self._tombstones[thread_id] = Tombstone(at, through)
+            return True
+
+    def copy(self, source: str, target: str, *, at: float) -> None:
+        with self._lock:
+            original = self._threads.get(source)
+            if original is None or not original.ids():
+                raise ThreadNotFoundError(f"thread {source!r} has no checkpoints to copy")
+            existing = self._threads.get(target)
+            if existing is not None and existing.ids():
+                raise ThreadExistsError(
+                    f"thread {target!r} already has checkpoints; delete it or copy to another id"
+                )
+            namespaces = {name: ns.copy() for name, ns in original.namespaces.items()}
+            self._threads[target] = _Thread(at, namespaces)
+
+    def prune(self, thread_id: str, drop: Sequence[tuple[str, str]]) -> int:
+        with self._lock:
+            removed = 0
+            by_namespace: defaultdict[str, list[str]] = defaultdict(list)
+            for namespace, checkpoint_id in drop:
+                by_namespace[namespace].append(checkpoint_id)
+            for namespace, ids in by_namespace.items():
+                ns = self._find(thread_id, namespace)
+                if ns is not None:
+                    removed += _prune_namespace(ns, ids)
+                    if not ns.checkpoints and not ns.writes:
+                        del self._threads[thread_id].namespaces[namespace]
+            return removed
+
+
+def _matches(query: Scan, key: _Key, row: CheckpointRow) -> bool:
+    return (
+        query.checkpoint_id in (None, key.checkpoint_id)
+        and (query.before is None or key.checkpoint_id < query.before)
+        and (query.run_ids is None or row.run_id in query.run_ids)
+        and (query.after is None or key < query.after)
+    )
+
+
+def _prune_namespace(ns: _Namespace, ids: Sequence[str]) -> int:
+    gone = {i: ns.checkpoints.pop(i) for i in ids if i in ns.checkpoints}
+    for checkpoint_id in gone:
+        ns.writes.pop(checkpoint_id, None)
+    needed = {key for row in ns.checkpoints.values() for key in row.versions.items()}
+    for key in [k for k in ns.blobs if k not in needed]:
+        del ns.blobs[key]
+    if ns.head is not None and ns.head.checkpoint_id in gone:
+        ancestor = gone[ns.head.checkpoint_id].parent_id
+        while ancestor in gone:
+            ancestor = gone[ancestor].parent_id
+        if ancestor not in ns.checkpoints:
+            ancestor = max(ns.checkpoints, default=None)
+        row = ns.checkpoints[ancestor] if ancestor is not None else None
+        ns.head = (
+            HeadRow(ns.head.namespace, row.checkpoint_id, row.device, row.created_at)
+            if row
+            else None
+        )
+    return len(gone)

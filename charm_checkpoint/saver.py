@@ -1,0 +1,500 @@
+"""LangGraph's checkpointer over any backend, for `invoke` and `ainvoke` alike.
+
+Thin: each method prepares a request, hands it to the engine in one colour or the other, and reads the answer.
+Everything that a copy of the saver must share (LangGraph copies it to add a graph's types) lives in `_Shared`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from charm_checkpoint import clock, graph_types, retention
+from charm_checkpoint.backend import (
+    Backend,
+    Entry,
+    OnConflict,
+    Outcome,
+    PutCheckpoint,
+    PutWrites,
+    Scan,
+    Snapshot,
+)
+from charm_checkpoint.codec import Codec, Place, place_of, valid_id
+from charm_checkpoint.device import device_name
+from charm_checkpoint.engine import Engine, RetryPolicy
+from charm_checkpoint.errors import (
+    CheckpointStoreError,
+    ConfigError,
+    ThreadConflictError,
+    ThreadDeletedError,
+)
+from charm_checkpoint.fencing import Bounded, ReadLog
+from charm_checkpoint.serializer import AllowedType, StrictSerializer
+
+__all__ = ["CheckpointSaver"]
+
+logger = logging.getLogger("charm_checkpoint")
+
+_PAGE = 50
+_POLICIES = ("raise", "branch", "overwrite")
+
+
+@dataclass(frozen=True)
+class _Shared:
+    engine: Engine
+    on_conflict: OnConflict
+    device: str
+    reads: ReadLog = field(default_factory=ReadLog)
+    refused: Bounded[tuple[str, str, str], CheckpointStoreError] = field(
+        default_factory=lambda: Bounded(1000)
+    )
+    """Checkpoints that were refused, so that writes which come for them later are too."""
+
+
+class CheckpointSaver(BaseCheckpointSaver[str]):
+    """Keeps a graph's threads in a backend: pass it to `compile(checkpointer=…)`.
+
+    One object for synchronous and asynchronous use, from any thread, task and event loop, also across `os.fork`. The
+    first use prepares the backend. What was answered is durable.
+
+    A run's step is stored only if no other writer moved the thread on since the run read it: see `on_conflict`.
+
+    Args:
+        backend: Where rows go. The saver closes it.
+        on_conflict: `"raise"`: the step is refused with `ThreadConflictError`. `"branch"`: it is stored beside the
+            thread, which stays where the other writer took it. `"overwrite"`: it becomes the newest, as with other
+            savers.
+        allow: Types that may be read back beside LangGraph's, LangChain's and those of the graph's state:
+            `"module:Class"`, `(module, class)` or the class.
+        device: This device's name, shown to others; by default `$CHARM_DEVICE` or the host's name.
+        serde: Another serializer; `allow` does not apply to it.
+        retry: How long to repeat calls while the backend is unavailable.
+
+    Raises:
+        ConfigError: An argument is not valid.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        on_conflict: OnConflict = "raise",
+        allow: Iterable[AllowedType] = (),
+        device: str | None = None,
+        serde: SerializerProtocol | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        if on_conflict not in _POLICIES:
+            raise ConfigError(f"on_conflict={on_conflict!r} is not one of {', '.join(_POLICIES)}")
+        super().__init__(serde=serde or StrictSerializer(allow=allow))
+        graph_types.announce_graph_types()
+        self._shared = _Shared(Engine(backend, retry=retry), on_conflict, device_name(device))
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the backend; shared by all copies of this saver."""
+        return self._shared.engine
+
+    @property
+    def device(self) -> str:
+        """This device's name."""
+        return self._shared.device
+
+    @property
+    def codec(self) -> Codec:
+        """Encodes and decodes with this copy's serializer."""
+        return Codec(self.serde)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything handed over is stored. False if `timeout` (seconds) ran out."""
+        return self.engine.flush(timeout)
+
+    def close(self) -> None:
+        """Flush and release the backend; this saver and its copies cannot be used any more."""
+        self.engine.close()
+
+    # -- reading one -----------------------------------------------------------------------------------------------
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Read the checkpoint the config names, or the newest of its thread and namespace."""
+        place = place_of(config)
+        return self.engine.call(lambda backend: self._read(backend, place, config))
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Like `get_tuple`."""
+        place = place_of(config)
+        return await self.engine.acall(lambda backend: self._read(backend, place, config))
+
+    def _read(
+        self, backend: Backend, place: Place, config: RunnableConfig
+    ) -> CheckpointTuple | None:
+        snapshot = backend.read(*place)
+        reads = self._shared.reads
+        clock.observe(snapshot.deleted_through)
+        clock.observe(snapshot.head)
+        if place.checkpoint_id is not None and place.checkpoint_id != snapshot.head:
+            reads.asked(*place)
+        if snapshot.checkpoint is None:
+            if place.checkpoint_id is None:
+                reads.read_empty(place.thread_id, place.namespace)
+            return None
+        clock.observe(snapshot.checkpoint.checkpoint_id)
+        named = config if place.checkpoint_id is not None else None
+        return self.codec.tuple(place.thread_id, place.namespace, snapshot, named)
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Read what DeltaChannels are rebuilt from, in one round trip."""
+        if not channels:
+            return {}
+        return self.engine.call(self._delta_history(config, channels))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Like `get_delta_channel_history`."""
+        if not channels:
+            return {}
+        return await self.engine.acall(self._delta_history(config, channels))
+
+    def _delta_history(
+        self, config: RunnableConfig, channels: Sequence[str]
+    ) -> Callable[[Backend], Mapping[str, DeltaChannelHistory]]:
+        place = place_of(config)
+
+        def read(backend: Backend) -> Mapping[str, DeltaChannelHistory]:
+            ancestors = backend.lineage(*place, channels)
+            return self.codec.delta_history(place.thread_id, ancestors, channels)
+
+        return read
+
+    # -- listing ---------------------------------------------------------------------------------------------------
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """List checkpoints, newest first, reading in pages as the caller goes on.
+
+        Args:
+            config: A thread, and if given one namespace and checkpoint of it; `None` for all threads.
+            filter: Metadata entries that must be equal.
+            before: Only checkpoints with ids below this one's.
+            limit: At most so many.
+        """
+        listing = _Listing(self, config, filter, before, limit)
+        while not listing.done:
+            yield from listing.take(self.engine.call(listing.read))
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Like `list`."""
+        listing = _Listing(self, config, filter, before, limit)
+        while not listing.done:
+            for found in listing.take(await self.engine.acall(listing.read)):
+                yield found
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint and make it the newest; durable on return.
+
+        Raises:
+            ThreadConflictError: Another writer moved the thread on first (`on_conflict="raise"`).
+            ThreadDeletedError: The thread was deleted after the run read it.
+            SerializationError: A value cannot be stored.
+        """
+        unit = self._unit(config, checkpoint, metadata, new_versions)
+        return self._stored(unit, self.engine.write(unit))
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Like `put`."""
+        unit = self._unit(config, checkpoint, metadata, new_versions)
+        return self._stored(unit, await self.engine.awrite(unit))
+
+    def _unit(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> PutCheckpoint:
+        shared = self._shared
+        place, row, blobs = self.codec.checkpoint(
+            config, checkpoint, metadata, new_versions, device=shared.device
+        )
+        fenced = shared.reads.fenced(*place)
+        return PutCheckpoint(
+            place.thread_id, place.namespace, row, blobs, fenced, shared.on_conflict
+        )
+
+    def _stored(self, unit: PutCheckpoint, outcome: Outcome) -> RunnableConfig:
+        row = unit.row
+        key = (unit.thread_id, unit.namespace, row.checkpoint_id)
+        error: CheckpointStoreError | None = None
+        if outcome.status == "deleted":
+            error = ThreadDeletedError(unit.thread_id, outcome.deleted_at)
+        elif outcome.head is not None:
+            head = outcome.head
+            error = ThreadConflictError(
+                unit.thread_id,
+                unit.namespace,
+                row.parent_id,
+                head.checkpoint_id,
+                head.device,
+                head.moved_at,
+            )
+            if outcome.status == "branched":
+                logger.warning(
+                    "thread %r was moved on by device %r; checkpoint %s was stored as a branch beside its head %s",
+                    unit.thread_id,
+                    head.device,
+                    row.checkpoint_id,
+                    head.checkpoint_id,
+                )
+                error = None
+        if error is not None:
+            self._shared.refused.set(key, error)
+            raise error
+        return {
+            "configurable": {
+                "thread_id": unit.thread_id,
+                "checkpoint_ns": unit.namespace,
+                "checkpoint_id": row.checkpoint_id,
+            }
+        }
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Store a task's writes beside their checkpoint; durable on return.
+
+        Raises:
+            ThreadConflictError, ThreadDeletedError: The checkpoint they belong to was refused.
+            SerializationError: A value cannot be stored.
+        """
+        unit = self._writes_unit(config, writes, task_id, task_path)
+        self._wrote(unit, self.engine.write(unit))
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Like `put_writes`."""
+        unit = self._writes_unit(config, writes, task_id, task_path)
+        self._wrote(unit, await self.engine.awrite(unit))
+
+    def _writes_unit(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str,
+    ) -> PutWrites:
+        place = place_of(config)
+        checkpoint_id = valid_id(place.checkpoint_id, "checkpoint_id")
+        if error := self._shared.refused.get((place.thread_id, place.namespace, checkpoint_id)):
+            raise error
+        rows = self.codec.writes(place, writes, task_id, task_path)
+        return PutWrites(place.thread_id, place.namespace, checkpoint_id, rows)
+
+    @staticmethod
+    def _wrote(unit: PutWrites, outcome: Outcome) -> None:
+        if outcome.status == "deleted":
+            raise ThreadDeletedError(unit.thread_id, outcome.deleted_at)
+
+    # -- deleting, copying, pruning --------------------------------------------------------------------------------
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Remove a thread. Late writes of runs that began before are refused; a fresh run starts it anew."""
+        self.engine.call(self._delete(thread_id))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Like `delete_thread`."""
+        await self.engine.acall(self._delete(thread_id))
+
+    @staticmethod
+    def _delete(thread_id: str) -> Callable[[Backend], bool]:
+        thread_id = valid_id(thread_id, "thread_id")
+        return lambda backend: backend.delete(thread_id, at=time.time())
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy a thread with its whole history.
+
+        Raises:
+            ThreadNotFoundError: The source has no checkpoints.
+            ThreadExistsError: The target has some.
+        """
+        self.engine.call(self._copy(source_thread_id, target_thread_id), repeat=False)
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Like `copy_thread`."""
+        await self.engine.acall(self._copy(source_thread_id, target_thread_id), repeat=False)
+
+    @staticmethod
+    def _copy(source: str, target: str) -> Callable[[Backend], None]:
+        source, target = valid_id(source, "thread_id"), valid_id(target, "thread_id")
+        return lambda backend: backend.copy(source, target, at=time.time())
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove the checkpoints that the named runs made, in all threads, with their writes."""
+        self.engine.call(lambda backend: retention.drop_runs(backend, run_ids))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Like `delete_for_runs`."""
+        await self.engine.acall(lambda backend: retention.drop_runs(backend, run_ids))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Remove history: `"keep_latest"` keeps each namespace's newest checkpoint, `"delete"` nothing.
+
+        What a DeltaChannel of the newest checkpoint is rebuilt from is kept.
+
+        Raises:
+            ConfigError: Another strategy.
+        """
+        self.engine.call(self._prune(thread_ids, strategy))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Like `prune`."""
+        await self.engine.acall(self._prune(thread_ids, strategy))
+
+    def _prune(self, thread_ids: Sequence[str], strategy: str) -> Callable[[Backend], None]:
+        ids = [valid_id(t, "thread_id") for t in thread_ids]
+        if strategy not in ("keep_latest", "delete"):
+            raise ConfigError(f"prune strategy {strategy!r} is not one of keep_latest, delete")
+
+        def prune(backend: Backend) -> None:
+            for thread_id in ids:
+                if strategy == "delete":
+                    backend.delete(thread_id, at=time.time())
+                else:
+                    retention.keep_latest(backend, thread_id)
+
+        return prune
+
+    # -- LangGraph's odds and ends ---------------------------------------------------------------------------------
+
+    def get_next_version(self, current: str | int | float | None, channel: None) -> str:
+        """Name a channel's next version: a counter, and a random part that keeps branches apart."""
+        if current is None:
+            count = 0
+        elif isinstance(current, str):
+            count = int(current.split(".")[0])
+        else:
+            count = int(current)
+        return f"{count + 1:032}.{random.random():016}"
+
+
+class _Listing:
+    """The state of one `list`: which page is next, how many more are wanted."""
+
+    def __init__(
+        self,
+        saver: CheckpointSaver,
+        config: RunnableConfig | None,
+        filter: dict[str, Any] | None,
+        before: RunnableConfig | None,
+        limit: int | None,
+    ) -> None:
+        configurable = (config or {}).get("configurable") or {}
+        place = place_of(config) if config else Place(None, "", None)  # type: ignore[arg-type]
+        named_namespace = configurable.get("checkpoint_ns") is not None
+        before_id = (before or {}).get("configurable", {}).get("checkpoint_id")
+        self._saver = saver
+        self._filter = filter or {}
+        self._left = limit
+        # A subgraph's replay asks like this for where to go on from; what it finds may be built on.
+        self._replay = before_id is not None and limit == 1 and config is not None
+        self._scan = Scan(
+            thread_id=place.thread_id,
+            namespace=place.namespace if named_namespace else None,
+            checkpoint_id=place.checkpoint_id,
+            before=before_id,
+            limit=min(_PAGE, limit) if limit and not filter else _PAGE,
+        )
+        self.done = limit is not None and limit <= 0
+
+    def read(self, backend: Backend) -> list[CheckpointTuple]:
+        page = backend.scan(self._scan)
+        if page.next is None:
+            self.done = True
+        else:
+            self._scan = self._scan._replace(after=page.next)
+        codec = self._saver.codec
+        found = []
+        for entry in page.entries:
+            if self._matches(codec, entry.snapshot):
+                self._note(entry)
+                found.append(codec.tuple(entry.thread_id, entry.namespace, entry.snapshot))
+        if self._replay and self.done and not found:
+            self._saver._shared.reads.asked(
+                self._scan.thread_id or "", self._scan.namespace or "", None
+            )
+        return found
+
+    def take(self, found: list[CheckpointTuple]) -> list[CheckpointTuple]:
+        if self._left is None:
+            return found
+        found = found[: self._left]
+        self._left -= len(found)
+        if self._left <= 0:
+            self.done = True
+        return found
+
+    def _matches(self, codec: Codec, snapshot: Snapshot) -> bool:
+        if not self._filter:
+            return True
+        assert snapshot.checkpoint is not None
+        metadata = codec.metadata(snapshot.checkpoint)
+        return all(metadata.get(key) == value for key, value in self._filter.items())
+
+    def _note(self, entry: Entry) -> None:
+        row = entry.snapshot.checkpoint
+        if self._replay and row is not None and row.checkpoint_id != entry.snapshot.head:
+            self._saver._shared.reads.asked(entry.thread_id, entry.namespace, row.checkpoint_id)

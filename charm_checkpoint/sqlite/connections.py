@@ -1,0 +1,248 @@
+"""SQLite connections of one file: made private, shared between threads, never across a fork."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from charm_checkpoint.errors import (
+    BackendCorrupt,
+    BackendError,
+    BackendFull,
+    BackendReadOnly,
+    BackendUnavailable,
+)
+from charm_checkpoint.forks import ForkAware
+from charm_checkpoint.sqlite import schema
+
+logger = logging.getLogger("charm_checkpoint.sqlite")
+
+_IDLE_READERS = 8
+# Seconds a fork waits for reads of other threads to end.
+_FORK_PATIENCE = 10.0
+_creating = threading.Lock()
+
+
+class Connections(ForkAware):
+    """Hands out one writer at a time and readers as needed, all on one file.
+
+    Args:
+        path: The file; it and its folder are made when missing, readable by the owner only.
+        busy_timeout: Seconds to wait for another process's transaction.
+        vfs: SQLite's VFS by name, `"unix-dotfile"` for file systems without POSIX locks.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout: float, vfs: str | None) -> None:
+        super().__init__()
+        self.path = path
+        self.name = f"sqlite:{path}"
+        self.journal_mode = ""
+        self._busy_timeout = busy_timeout
+        self._vfs = vfs
+        self._reset()
+
+    def _reset(self) -> None:
+        self._write_lock = threading.Lock()
+        self._pool = threading.Condition()
+        self._writer: sqlite3.Connection | None = None
+        self._readers: list[sqlite3.Connection] = []
+        self._lent = 0
+
+    # SQLite keeps its file locks per process in tables of its own, which a child inherits while the locks themselves
+    # stay behind: a connection open at the fork would let both believe the file is theirs. So none is.
+
+    def before_fork(self) -> None:
+        self._write_lock.acquire()
+        self._pool.acquire()
+        if not self._pool.wait_for(lambda: self._lent == 0, _FORK_PATIENCE):
+            logger.warning(
+                "%s is still being read at a fork; do not use it in the child", self.name
+            )
+        self._close_all()
+
+    def after_fork_in_parent(self) -> None:
+        self._pool.release()
+        self._write_lock.release()
+
+    def after_fork_in_child(self) -> None:
+        global _creating
+        _creating = threading.Lock()
+        self._reset()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection within a read transaction: everything read is of one moment."""
+        lent: list[sqlite3.Connection] = []
+        with self._translated():
+            try:
+                self._lend(lent)
+                lent[0].execute("BEGIN")
+                yield lent[0]
+            finally:
+                self._take_back(lent)
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A connection within a write transaction: committed at the end, rolled back on any exception."""
+        with self._write_lock, self._translated():
+            if self._writer is None:
+                self._writer = self._connect()
+            connection = self._writer
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.rollback()
+                raise
+
+    def close(self) -> None:
+        """Close all connections; the next use opens new ones."""
+        with self._write_lock, self._pool:
+            self._close_all()
+
+    def _close_all(self) -> None:
+        connections = [c for c in (self._writer, *self._readers) if c is not None]
+        self._writer, self._readers = None, []
+        for connection in connections:
+            connection.close()
+
+    def _lend(self, lent: list[sqlite3.Connection]) -> None:
+        """Put a reader into `lent`, where the caller finds it even if Ctrl-C comes before this returns."""
+        with self._pool:
+            connection = self._readers.pop() if self._readers else self._connect()
+            self._lent += 1
+            lent.append(connection)
+
+    def _take_back(self, lent: list[sqlite3.Connection]) -> None:
+        for connection in lent:
+            if connection.in_transaction:
+                connection.rollback()
+            with self._pool:
+                if len(self._readers) < _IDLE_READERS:
+                    self._readers.append(connection)
+                else:
+                    connection.close()
+                self._lent -= 1
+                self._pool.notify_all()
+
+    def _connect(self) -> sqlite3.Connection:
+        query = f"?vfs={quote(self._vfs)}" if self._vfs else ""
+        connection = sqlite3.connect(
+            f"file:{quote(str(self.path))}{query}",
+            uri=True,
+            timeout=self._busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=64,
+        )
+        try:
+            # FULL: a commit is on the disk before it is answered.
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def prepare(self) -> None:
+        """Make the file with its tables, or check it; choose the journal. Safe beside other processes."""
+        with self._translated():
+            self._create_private_file()
+        with self.writing() as connection:
+            schema.prepare(connection, self.name)
+        # Only now, since it changes the file: a foreign database has been refused above.
+        with self._write_lock, self._translated():
+            assert self._writer is not None
+            self.journal_mode = self._set_wal(self._writer)
+        if self.journal_mode != "wal":
+            logger.warning(
+                "%s is on a file system where SQLite's write-ahead log cannot work (a network mount?); using a "
+                "rollback journal (%s): correct, but readers and writers wait for each other",
+                self.name,
+                self.journal_mode,
+            )
+
+    @staticmethod
+    def _set_wal(connection: sqlite3.Connection) -> str:
+        mode = str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        if mode == "wal":
+            try:
+                connection.execute("SELECT 1 FROM threads LIMIT 1").fetchall()
+            except sqlite3.OperationalError:
+                # The header changed but the shared memory file cannot be mapped here.
+                mode = str(connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0])
+        return mode
+
+    def _create_private_file(self) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Closing any descriptor of a file drops all locks this process has on it, so a file that may be in use is not
+        # opened here, and nobody opens a new one before it is closed.
+        with _creating, suppress(FileExistsError):
+            # SQLite gives the WAL and shared memory files the same mode.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _translate(error, self.name) from error
+        except OSError as error:
+            raise _translate_os(error, self.name) from error
+
+
+def _translate_os(error: OSError, name: str) -> BackendError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return BackendFull(f"{name}: no room left on the device; nothing of this step was stored")
+    return BackendReadOnly(
+        f"{name} cannot be made or written ({error.strerror}); choose another path or change its permissions"
+    )
+
+
+def _translate(error: sqlite3.Error, name: str) -> BackendError:
+    kind = _kind(error)
+    if kind in ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL"):
+        return BackendUnavailable(f"{name} is locked by another process; try again ({error})")
+    if kind == "SQLITE_FULL":
+        return BackendFull(
+            f"{name}: no room left; nothing of this step was stored. Free some space and repeat ({error})"
+        )
+    if kind in ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM"):
+        return BackendReadOnly(
+            f"{name} cannot be written ({error}); choose another path or change its permissions"
+        )
+    if kind in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+        return BackendCorrupt(
+            f"{name} is damaged or not a SQLite database ({error}); it was left as it is. Restore a backup or give "
+            "this store another file"
+        )
+    return BackendError(f"{name}: {error}")
+
+
+# Python 3.10 has no error codes on its exceptions; these are the texts of sqlite3_errstr.
+_TEXTS = {
+    "database is locked": "SQLITE_BUSY",
+    "database table is locked": "SQLITE_LOCKED",
+    "locking protocol": "SQLITE_PROTOCOL",
+    "database or disk is full": "SQLITE_FULL",
+    "attempt to write a readonly database": "SQLITE_READONLY",
+    "unable to open database file": "SQLITE_CANTOPEN",
+    "access permission denied": "SQLITE_PERM",
+    "database disk image is malformed": "SQLITE_CORRUPT",
+    "file is not a database": "SQLITE_NOTADB",
+}
+
+
+def _kind(error: sqlite3.Error) -> str:
+    """The primary result code by name: `SQLITE_BUSY_SNAPSHOT` is `SQLITE_BUSY`."""
+    name = getattr(error, "sqlite_errorname", None) or _TEXTS.get(str(error), "")
+    return "_".join(name.split("_")[:2])

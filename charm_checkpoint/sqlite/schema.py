@@ -1,0 +1,112 @@
+"""The tables of a SQLite thread file, and how a file is recognised as ours."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from charm_checkpoint.errors import BackendCorrupt
+
+# "Chrm": in every file of ours, so that a foreign database is never written to.
+APPLICATION_ID = 0x4368726D
+FORMAT = 1
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS threads (
+    thread_id TEXT NOT NULL PRIMARY KEY,
+    created_at REAL NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS tombstones (
+    thread_id TEXT NOT NULL PRIMARY KEY,
+    deleted_at REAL NOT NULL,
+    deleted_through TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS heads (
+    thread_id TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    checkpoint_id TEXT NOT NULL,
+    device TEXT NOT NULL,
+    moved_at REAL NOT NULL,
+    PRIMARY KEY (thread_id, namespace)
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS checkpoints (
+    thread_id TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    checkpoint_id TEXT NOT NULL,
+    parent_id TEXT,
+    format INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    versions TEXT NOT NULL,
+    metadata BLOB NOT NULL,
+    run_id TEXT,
+    root_id TEXT,
+    device TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    PRIMARY KEY (thread_id, namespace, checkpoint_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS checkpoints_by_run ON checkpoints (run_id) WHERE run_id IS NOT NULL;
+
+CREATE TABLE IF NOT EXISTS blobs (
+    thread_id TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    version TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    type TEXT NOT NULL,
+    base TEXT,
+    depth INTEGER NOT NULL,
+    weight INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (thread_id, namespace, version, channel)
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS writes (
+    thread_id TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    checkpoint_id TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    idx INTEGER NOT NULL,
+    channel TEXT NOT NULL,
+    task_path TEXT NOT NULL,
+    type TEXT NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (thread_id, namespace, checkpoint_id, task_id, idx)
+) WITHOUT ROWID;
+"""
+
+TABLES_OF_A_THREAD = ("threads", "heads", "checkpoints", "blobs", "writes")
+
+
+def prepare(connection: sqlite3.Connection, name: str) -> None:
+    """Make the tables in an empty file, or check that the file is ours and of a known format.
+
+    Runs in the caller's transaction.
+
+    Raises:
+        BackendCorrupt: The file holds something else or comes from a newer release. It was not changed.
+    """
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application_id == 0:
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if tables:
+            raise BackendCorrupt(
+                f"{name} is a SQLite database of another program; it was left as it is. Give this store a file of "
+                "its own."
+            )
+        for statement in _TABLES.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        return
+    if application_id != APPLICATION_ID:
+        raise BackendCorrupt(
+            f"{name} is a SQLite database of another program (application id {application_id:#x}); it was left as it "
+            "is. Give this store a file of its own."
+        )
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found != FORMAT:
+        raise BackendCorrupt(
+            f"{name} has format {found}, this release knows {FORMAT}; it was left as it is. Upgrade charm-checkpoint."
+        )
