@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -33,6 +33,7 @@ from charm_checkpoint.errors import (
     SerializationError,
 )
 from charm_checkpoint.secrets import is_secret_name
+from charm_checkpoint.serializer import StrictSerializer
 
 __all__ = ["Codec", "Place", "place_of", "valid_id"]
 
@@ -100,10 +101,18 @@ def place_of(config: Mapping[str, Any]) -> Place:
 
 
 class Codec:
-    """Encodes and decodes with one serializer: the one of channel values and writes. Thread-safe."""
+    """Encodes and decodes with one serializer. Thread-safe.
 
-    def __init__(self, serde: SerializerProtocol) -> None:
+    Args:
+        serde: The serializer of channel values and writes.
+        channels: If given, only in these a type that is not allowed is an error.
+    """
+
+    def __init__(
+        self, serde: SerializerProtocol, *, channels: Collection[str] | None = None
+    ) -> None:
         self._serde = serde
+        self._channels = channels
 
     # -- to rows ---------------------------------------------------------------------------------------------------
 
@@ -245,7 +254,10 @@ class Codec:
         return [(w.task_id, w.channel, self._load(where, w.channel, w.type, w.data)) for w in rows]
 
     def _load(self, where: str, channel: str, type_: str, data: bytes) -> Any:
+        passed_by = self._channels is not None and channel not in self._channels
         try:
+            if passed_by and isinstance(self._serde, StrictSerializer):
+                return self._serde.loads_opaque((type_, data))
             return self._serde.loads_typed((type_, data))
         except DeserializationError as error:
             raise type(error)(f"{where}, channel {channel!r}: {error}") from error

@@ -11,6 +11,7 @@ CheckpointStoreError
 │   └── TypeNotAllowedError        a stored type is not on the allow-list; names it
 ├── ThreadConflictError            another writer moved the thread on first
 ├── ThreadDeletedError             a late write to a deleted thread
+├── ThreadBusyError                a graph is within a step that saving messages would spoil
 ├── ThreadNotFoundError            the thread asked for has no checkpoints (LookupError)
 ├── ThreadExistsError              the target of a copy already has checkpoints
 └── BackendError                   the database said no
@@ -39,6 +40,7 @@ __all__ = [
     "MissingVariableError",
     "ProviderNotFoundError",
     "SerializationError",
+    "ThreadBusyError",
     "ThreadConflictError",
     "ThreadDeletedError",
     "ThreadExistsError",
@@ -143,6 +145,10 @@ class ThreadDeletedError(CheckpointStoreError):
             f"thread {self.thread_id!r} was deleted at {when}, after this run began; its late write "
             "was refused. Start the thread anew with a fresh run."
         )
+
+
+class ThreadBusyError(CheckpointStoreError):
+    """A graph is within a step that was given answers or updates already; saving messages now would lose them."""
 
 
 class ThreadNotFoundError(CheckpointStoreError, LookupError):

@@ -6,10 +6,20 @@ Everything that a copy of the saver must share (LangGraph copies it to add a gra
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +115,18 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
         super().__init__(serde=serde or StrictSerializer(allow=allow))
         graph_types.announce_graph_types()
         self._shared = _Shared(Engine(backend, retry=retry), on_conflict, device_name(device))
+        self._channels: Collection[str] | None = None
+
+    def narrowed(self, channels: Collection[str]) -> CheckpointSaver:
+        """A copy for somebody who uses only these channels, whatever graph the thread belongs to.
+
+        In the others a type that is not allowed is no error: such values come as bare fields and are never written
+        back. A conflict is raised whatever this saver's `on_conflict` is.
+        """
+        clone = copy.copy(self)
+        clone._shared = dataclasses.replace(self._shared, on_conflict="raise")
+        clone._channels = channels
+        return clone
 
     @property
     def engine(self) -> Engine:
@@ -119,7 +141,7 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
     @property
     def codec(self) -> Codec:
         """Encodes and decodes with this copy's serializer."""
-        return Codec(self.serde)
+        return Codec(self.serde, channels=self._channels)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything handed over is stored. False if `timeout` (seconds) ran out."""

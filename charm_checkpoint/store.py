@@ -126,8 +126,12 @@ class SaverStore(BaseMemoryStore):
         """The message face of the threads."""
         if self._history is None:
             from charm_checkpoint.history import MessageHistory
+            from charm_checkpoint.saver import CheckpointSaver
 
-            self._history = MessageHistory(self.get_langgraph_checkpointer())
+            saver = self.get_langgraph_checkpointer()
+            if isinstance(saver, CheckpointSaver):
+                saver = saver.narrowed({"messages"})
+            self._history = MessageHistory(saver)
         return self._history
 
     def get_langgraph_checkpointer(self) -> BaseCheckpointSaver[Any]:
