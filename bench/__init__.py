@@ -1,0 +1,1 @@
+"""Benchmarks: this project's checkpointer beside others, in one run, on real compiled graphs."""

@@ -1,0 +1,43 @@
+"""What a long chat takes on disk, and how that grows with its length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+
+from bench.figures import Figure
+from bench.graphs import Chat, chat_graph
+from bench.run import Run
+from bench.savers import NAMESAKE
+from bench.size import stored_after
+
+__all__ = ["run"]
+
+
+def run(run: Run) -> Iterator[Figure]:
+    """Megabytes at rest, and the exponent: 1 grows with the text, 2 with its square."""
+    half, full = run.plan.stored_turns
+    sizes = {}
+    for saver, colour in run.once_each():
+        chat = Chat("chat")
+        stages = [
+            partial(chat.take_turns, turns=half),
+            partial(chat.take_turns, turns=full - half),
+        ]
+        sizes[saver.name] = stored_after(run, saver, colour, chat_graph, stages)
+    yield Figure(
+        title="Stored by one chat",
+        case=f"{full} turns",
+        unit="MB",
+        samples={name: [after / 1e6] for name, (_, after) in sizes.items()},
+        peer=NAMESAKE["sync"],
+    )
+    yield Figure(
+        title="Stored by one chat",
+        case=f"growth {half}–{full}",
+        unit="exponent",
+        samples={
+            name: [math.log(after / before, full / half)] for name, (before, after) in sizes.items()
+        },
+    )
