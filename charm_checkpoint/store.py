@@ -220,6 +220,9 @@ class CheckpointStore(SaverStore):
 
     def thread(self, thread_id: str) -> ThreadInfo | None:
         """One thread, `None` if it has no checkpoints."""
+        from charm_checkpoint.codec import valid_id
+
+        thread_id = valid_id(thread_id, "thread_id")
         engine = self.get_langgraph_checkpointer().engine
         rows = engine.call(lambda backend: backend.threads(limit=1, thread_id=thread_id))
         return _thread_info(rows[0]) if rows else None

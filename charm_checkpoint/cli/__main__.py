@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+import sys
+
+from charm_checkpoint.cli import main
+
+sys.exit(main())

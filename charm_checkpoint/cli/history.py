@@ -1,0 +1,117 @@
+"""`history`: a thread's checkpoints with their branches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from charm_checkpoint.backend import CheckpointRow, Scan
+from charm_checkpoint.cli.lanes import draw, order
+from charm_checkpoint.cli.output import WIDE, iso, local, printable
+from charm_checkpoint.cli.reports import History, Step
+from charm_checkpoint.cli.stores import known_thread, store_name
+from charm_checkpoint.codec import Codec
+from charm_checkpoint.errors import ConfigError
+from charm_checkpoint.retention import headers
+from charm_checkpoint.store import CheckpointStore
+
+__all__ = ["gather", "render", "step_table"]
+
+# Time and version: what tells a version 6 UUID of one thread from the others.
+_SHORT_ID = 18
+
+
+def gather(store: CheckpointStore, thread_id: str, namespace: str, limit: int) -> History:
+    """Read a thread's history.
+
+    Args:
+        store: Where it is.
+        thread_id: The thread.
+        namespace: The root graph's (`''`) or a subgraph's.
+        limit: How many checkpoints are wanted, 0 for all. All are read, to tell branches.
+
+    Raises:
+        ThreadNotFoundError: There is no such thread.
+        ConfigError: It has no such namespace.
+    """
+    info = known_thread(store, thread_id)
+    if namespace not in info.namespaces:
+        there = ", ".join(repr(name) for name in info.namespaces)
+        raise ConfigError(f"thread {thread_id!r} has no namespace {namespace!r}; it has {there}")
+    query = Scan(thread_id=info.thread_id, namespace=namespace)
+    engine = store.get_langgraph_checkpointer().engine
+    entries = engine.call(lambda backend: list(headers(backend, query)))
+    head = next((e.snapshot.head for e in entries), None)
+    rows = {row.checkpoint_id: row for e in entries if (row := e.snapshot.checkpoint)}
+    parents = {id: row.parent_id for id, row in rows.items()}
+    trunk = _ancestors(head, parents)
+    steps = [_step(rows[id], head, trunk) for id in order(parents)]
+    return {
+        "store": store_name(store),
+        "thread_id": info.thread_id,
+        "namespace": namespace,
+        "head": head,
+        "total": len(steps),
+        "checkpoints": steps[: limit or None],
+    }
+
+
+def _ancestors(head: str | None, parents: Mapping[str, str | None]) -> set[str]:
+    """The head and all it came from."""
+    found: set[str] = set()
+    while head is not None and head not in found:
+        found.add(head)
+        head = parents.get(head)
+    return found
+
+
+def _step(row: CheckpointRow, head: str | None, trunk: set[str]) -> Step:
+    metadata = Codec.metadata(row)
+    return {
+        "checkpoint_id": row.checkpoint_id,
+        "parent_id": row.parent_id,
+        "step": metadata.get("step"),
+        "source": metadata.get("source"),
+        "device": row.device,
+        "created_at": iso(row.created_at),
+        "is_head": row.checkpoint_id == head,
+        "is_branch": row.checkpoint_id not in trunk,
+    }
+
+
+def render(report: History, console: Console) -> None:
+    """Draw the checkpoints, newest first, with lanes for branches."""
+    console.print(step_table(report["checkpoints"], wide=console.width >= WIDE))
+    if left := report["total"] - len(report["checkpoints"]):
+        console.print(f"… and {left} more; --limit 0 shows all.", style="dim")
+
+
+def step_table(steps: list[Step], *, wide: bool) -> Table:
+    """One line for each of a history's checkpoints, children before parents."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("Checkpoint", no_wrap=True)
+    table.add_column("Step", justify="right", no_wrap=True)
+    table.add_column("Source", no_wrap=True)
+    table.add_column("Device", overflow="ellipsis", min_width=6)
+    table.add_column("Written", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    by_id = {step["checkpoint_id"]: step for step in steps}
+    for lanes, id in draw({id: step["parent_id"] for id, step in by_id.items()}):
+        if id is None:
+            table.add_row(lanes)
+            continue
+        step = by_id[id]
+        table.add_row(
+            lanes,
+            id if wide else id[:_SHORT_ID],
+            "?" if step["step"] is None else str(step["step"]),
+            printable(step["source"] or "?"),
+            printable(step["device"]),
+            local(step["created_at"]),
+            "head" if step["is_head"] else "branch" if step["is_branch"] else "",
+            style="bold green" if step["is_head"] else "dim" if step["is_branch"] else None,
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Two memory providers, to learn from."""
