@@ -6,6 +6,7 @@ database can be looked into, and so that no stored type is ever needed to list a
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ from charm_checkpoint.errors import (
 from charm_checkpoint.secrets import is_secret_name
 from charm_checkpoint.serializer import StrictSerializer
 
-__all__ = ["Codec", "Place", "place_of", "valid_id"]
+__all__ = ["Codec", "Place", "forks", "place_of", "valid_id"]
 
 # A subgraph's namespace holds one task id per level; nothing else comes near these.
 _MAX_ID_BYTES = 1024
@@ -44,12 +45,24 @@ _SENDS_BEFORE_FORMAT = 4
 _MAX_PATH_STEPS = 20
 
 
+# In a config that was handed out for a checkpoint which was not the head: whoever builds on it means a fork. LangGraph
+# carries a config's entries from a read to the put that grows from it, and keeps names like this out of the metadata.
+_FORK_OF = "__charm_checkpoint_fork_of"
+
+
 class Place(NamedTuple):
     """Where a config points."""
 
     thread_id: str
     namespace: str
     checkpoint_id: str | None
+
+
+def forks(config: Mapping[str, Any]) -> bool:
+    """Whether a put with this config is meant to grow from a checkpoint that is not the head."""
+    configurable = config.get("configurable") or {}
+    fork_of = configurable.get(_FORK_OF)
+    return fork_of is not None and fork_of == configurable.get("checkpoint_id")
 
 
 def valid_id(value: Any, what: str, *, limit: int = _MAX_ID_BYTES) -> str:
@@ -141,6 +154,8 @@ class Codec:
         checkpoint_id = valid_id(body.pop("id"), "checkpoint id")
         full_metadata = _metadata(config, metadata)
         parents = full_metadata.get("parents")
+        for channel in versions:
+            _check_text(channel, "channel name")
         row = CheckpointRow(
             checkpoint_id=checkpoint_id,
             parent_id=place.checkpoint_id,
@@ -148,8 +163,8 @@ class Codec:
             body=_to_json(body, "checkpoint"),
             versions={channel: str(version) for channel, version in versions.items()},
             metadata=_to_json(full_metadata, "metadata"),
-            run_id=_text(full_metadata.get("run_id")),
-            root_id=_text(parents.get("")) if place.namespace and parents else None,
+            run_id=_text(full_metadata.get("run_id"), "run_id"),
+            root_id=_text(parents.get(""), "parents") if place.namespace and parents else None,
             device=device,
             created_at=time.time(),
         )
@@ -170,6 +185,9 @@ class Codec:
             SerializationError: A value cannot be stored.
         """
         task_id = valid_id(task_id, "task id")
+        _check_text(task_path, "task path")
+        for channel, _ in writes:
+            _check_text(channel, "channel name")
         return tuple(
             WriteRow(
                 task_id,
@@ -203,8 +221,17 @@ class Codec:
         namespace: str,
         snapshot: Snapshot,
         config: RunnableConfig | None = None,
+        *,
+        may_fork: bool = False,
     ) -> CheckpointTuple:
         """Decode a stored checkpoint.
+
+        Args:
+            thread_id: Where it was read.
+            namespace: Likewise.
+            snapshot: Its rows.
+            config: The config that asked for it, `None` to make one.
+            may_fork: Whether a put that grows from it is meant as a fork if it is not the head; see `forks`.
 
         Raises:
             DeserializationError: Something stored cannot be read back; `TypeNotAllowedError` if for its type.
@@ -223,8 +250,12 @@ class Codec:
             values[TASKS] = [self._load(where, TASKS, w.type, w.data) for w in sends]
             versions = checkpoint["channel_versions"]
             versions[TASKS] = max(versions.values()) if versions else "1"
+        config = config or _config(thread_id, namespace, row.checkpoint_id)
+        if may_fork and row.checkpoint_id != snapshot.head:
+            configurable = {**config["configurable"], _FORK_OF: row.checkpoint_id}
+            config = {**config, "configurable": configurable}
         return CheckpointTuple(
-            config=config or _config(thread_id, namespace, row.checkpoint_id),
+            config=config,
             checkpoint=cast(Checkpoint, checkpoint),
             metadata=cast(CheckpointMetadata, self.metadata(row)),
             parent_config=_config(thread_id, namespace, row.parent_id) if row.parent_id else None,
@@ -283,8 +314,20 @@ def _metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str,
     return {k: v for k, v in full.items() if k in metadata or not is_secret_name(k)}
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _text(value: Any, what: str) -> str | None:
+    return None if value is None else _check_text(str(value), what)
+
+
+def _check_text(value: str, what: str) -> str:
+    """Names are stored as text: a NUL or a lone surrogate, which no database takes, is an error here."""
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise SerializationError(f"{what} {value[:40]!r} holds a lone surrogate") from error
+    if "\x00" in value:
+        raise SerializationError(f"{what} {value[:40]!r} holds a NUL")
+    return value
 
 
 def _to_json(value: dict[str, Any], what: str) -> bytes:
@@ -328,6 +371,8 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
         return [(f"[{k!r}]", v) for k, v in value.items()] + [(f"[{k!r}]", k) for k in value]
     if isinstance(value, (list, tuple, set, frozenset)):
         return [(f"[{i}]", v) for i, v in enumerate(value)]
-    if hasattr(value, "__dict__") and not isinstance(value, type):
-        return [(f".{k}", v) for k, v in vars(value).items()]
-    return []
+    if isinstance(value, type):
+        return []
+    if dataclasses.is_dataclass(value):
+        return [(f".{f.name}", getattr(value, f.name, None)) for f in dataclasses.fields(value)]
+    return [(f".{k}", v) for k, v in getattr(value, "__dict__", {}).items()]

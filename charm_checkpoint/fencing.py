@@ -1,9 +1,9 @@
 """What runs of this process have read, so that a write can be checked against it.
 
-LangGraph gives a saver no run to hold on to: a put only says which checkpoint it grew from. That is enough with three
-facts per thread and namespace: which checkpoints were asked for by id while they were not the head (time travel, so a
-fork is meant), whether a replay found nothing before its point (so a second root is meant), and whether the thread was
-read as empty (so a second root is a collision).
+LangGraph gives a saver no run to hold on to: a put only says which checkpoint it grew from. A checkpoint that was asked
+for by id while it was not the head (time travel) is marked in the config that is handed out (`codec.forks`), so that a
+run which merely began there and was overtaken is not taken for one. What no config can carry is that a read found
+nothing: that is remembered here.
 """
 
 from __future__ import annotations
@@ -46,26 +46,23 @@ class Bounded(ForkAware, Generic[K, V]):
 
 
 class ReadLog:
-    """Remembers reads, and tells whether a put has to find its parent at the head.
+    """Remembers, per thread and namespace, reads that found nothing. Bounded: what was forgotten is not fenced."""
 
-    Bounded. What it forgets makes a put fail that would have been a fork, except for a thread read as empty, so of
-    those it remembers most.
-    """
-
-    def __init__(self, *, asked: int = 20_000, empty: int = 200_000) -> None:
-        self._asked: Bounded[tuple[str, str, str | None], bool] = Bounded(asked)
-        self._empty: Bounded[tuple[str, str], bool] = Bounded(empty)
+    def __init__(self, size: int = 200_000) -> None:
+        self._empty: Bounded[tuple[str, str], bool] = Bounded(size)
+        self._replayed: Bounded[tuple[str, str], bool] = Bounded(size)
 
     def read_empty(self, thread_id: str, namespace: str) -> None:
-        """The newest checkpoint was asked for and there was none."""
+        """The newest checkpoint was asked for and there was none: a first checkpoint must find none either."""
         self._empty.set((thread_id, namespace), True)
 
-    def asked(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> None:
-        """A checkpoint that is not the head was asked for by id; `None`: a replay found none."""
-        self._asked.set((thread_id, namespace, checkpoint_id), True)
+    def replayed_nothing(self, thread_id: str, namespace: str) -> None:
+        """A replay found no checkpoint before its point: a second first checkpoint is meant."""
+        self._replayed.set((thread_id, namespace), True)
 
     def fenced(self, thread_id: str, namespace: str, parent_id: str | None) -> bool:
         """Whether a put on `parent_id` must find it at the head (for `None`: must find no head)."""
-        if self._asked.get((thread_id, namespace, parent_id)):
-            return False
-        return parent_id is not None or bool(self._empty.get((thread_id, namespace)))
+        if parent_id is not None:
+            return True
+        key = (thread_id, namespace)
+        return bool(self._empty.get(key)) and not self._replayed.get(key)

@@ -37,7 +37,6 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from charm_checkpoint import clock, graph_types, retention
 from charm_checkpoint.backend import (
     Backend,
-    Entry,
     OnConflict,
     Outcome,
     PutCheckpoint,
@@ -45,7 +44,7 @@ from charm_checkpoint.backend import (
     Scan,
     Snapshot,
 )
-from charm_checkpoint.codec import Codec, Place, place_of, valid_id
+from charm_checkpoint.codec import Codec, Place, forks, place_of, valid_id
 from charm_checkpoint.device import device_name
 from charm_checkpoint.engine import Engine, RetryPolicy
 from charm_checkpoint.errors import (
@@ -167,18 +166,17 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
         self, backend: Backend, place: Place, config: RunnableConfig
     ) -> CheckpointTuple | None:
         snapshot = backend.read(*place)
-        reads = self._shared.reads
         clock.observe(snapshot.deleted_through)
         clock.observe(snapshot.head)
-        if place.checkpoint_id is not None and place.checkpoint_id != snapshot.head:
-            reads.asked(*place)
+        by_id = place.checkpoint_id is not None
         if snapshot.checkpoint is None:
-            if place.checkpoint_id is None:
-                reads.read_empty(place.thread_id, place.namespace)
+            if not by_id:
+                self._shared.reads.read_empty(place.thread_id, place.namespace)
             return None
         clock.observe(snapshot.checkpoint.checkpoint_id)
-        named = config if place.checkpoint_id is not None else None
-        return self.codec.tuple(place.thread_id, place.namespace, snapshot, named)
+        return self.codec.tuple(
+            place.thread_id, place.namespace, snapshot, config if by_id else None, may_fork=by_id
+        )
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -284,7 +282,8 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
         place, row, blobs = self.codec.checkpoint(
             config, checkpoint, metadata, new_versions, device=shared.device
         )
-        fenced = shared.reads.fenced(*place)
+        meant = forks(config) or metadata.get("source") == "fork"
+        fenced = not meant and shared.reads.fenced(*place)
         return PutCheckpoint(
             place.thread_id, place.namespace, row, blobs, fenced, shared.on_conflict
         )
@@ -472,7 +471,7 @@ class _Listing:
         self._filter = filter or {}
         self._left = limit
         # A subgraph's replay asks like this for where to go on from; what it finds may be built on.
-        self._replay = before_id is not None and limit == 1 and config is not None
+        self._replay = before_id is not None and config is not None
         self._scan = Scan(
             thread_id=place.thread_id,
             namespace=place.namespace if named_namespace else None,
@@ -489,14 +488,14 @@ class _Listing:
         else:
             self._scan = self._scan._replace(after=page.next)
         codec = self._saver.codec
-        found = []
-        for entry in page.entries:
-            if self._matches(codec, entry.snapshot):
-                self._note(entry)
-                found.append(codec.tuple(entry.thread_id, entry.namespace, entry.snapshot))
+        found = [
+            codec.tuple(e.thread_id, e.namespace, e.snapshot, may_fork=self._replay)
+            for e in page.entries
+            if self._matches(codec, e.snapshot)
+        ]
         if self._replay and self.done and not found:
-            self._saver._shared.reads.asked(
-                self._scan.thread_id or "", self._scan.namespace or "", None
+            self._saver._shared.reads.replayed_nothing(
+                self._scan.thread_id or "", self._scan.namespace or ""
             )
         return found
 
@@ -515,8 +514,3 @@ class _Listing:
         assert snapshot.checkpoint is not None
         metadata = codec.metadata(snapshot.checkpoint)
         return all(metadata.get(key) == value for key, value in self._filter.items())
-
-    def _note(self, entry: Entry) -> None:
-        row = entry.snapshot.checkpoint
-        if self._replay and row is not None and row.checkpoint_id != entry.snapshot.head:
-            self._saver._shared.reads.asked(entry.thread_id, entry.namespace, row.checkpoint_id)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +56,7 @@ class Connections(ForkAware):
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
         self._lent = 0
+        self._forking = False
 
     # SQLite keeps its file locks per process in tables of its own, which a child inherits while the locks themselves
     # stay behind: a connection open at the fork would let both believe the file is theirs. So none is.
@@ -61,6 +64,7 @@ class Connections(ForkAware):
     def before_fork(self) -> None:
         self._write_lock.acquire()
         self._pool.acquire()
+        self._forking = True
         if not self._pool.wait_for(lambda: self._lent == 0, _FORK_PATIENCE):
             logger.warning(
                 "%s is still being read at a fork; do not use it in the child", self.name
@@ -68,6 +72,8 @@ class Connections(ForkAware):
         self._close_all()
 
     def after_fork_in_parent(self) -> None:
+        self._forking = False
+        self._pool.notify_all()
         self._pool.release()
         self._write_lock.release()
 
@@ -92,9 +98,7 @@ class Connections(ForkAware):
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A connection within a write transaction: committed at the end, rolled back on any exception."""
         with self._write_lock, self._translated():
-            if self._writer is None:
-                self._writer = self._connect()
-            connection = self._writer
+            connection = self._open_writer()
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
@@ -103,6 +107,11 @@ class Connections(ForkAware):
                 if connection.in_transaction:
                     connection.rollback()
                 raise
+
+    def _open_writer(self) -> sqlite3.Connection:
+        if self._writer is None:
+            self._writer = self._connect()
+        return self._writer
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
@@ -118,6 +127,7 @@ class Connections(ForkAware):
     def _lend(self, lent: list[sqlite3.Connection]) -> None:
         """Put a reader into `lent`, where the caller finds it even if Ctrl-C comes before this returns."""
         with self._pool:
+            self._pool.wait_for(lambda: not self._forking)
             connection = self._readers.pop() if self._readers else self._connect()
             self._lent += 1
             lent.append(connection)
@@ -135,7 +145,8 @@ class Connections(ForkAware):
                 self._pool.notify_all()
 
     def _connect(self) -> sqlite3.Connection:
-        query = f"?vfs={quote(self._vfs)}" if self._vfs else ""
+        # Never made here: the file would be anybody's to read.
+        query = "?mode=rw" + (f"&vfs={quote(self._vfs)}" if self._vfs else "")
         connection = sqlite3.connect(
             f"file:{quote(str(self.path))}{query}",
             uri=True,
@@ -161,8 +172,7 @@ class Connections(ForkAware):
             schema.prepare(connection, self.name)
         # Only now, since it changes the file: a foreign database has been refused above.
         with self._write_lock, self._translated():
-            assert self._writer is not None
-            self.journal_mode = self._set_wal(self._writer)
+            self.journal_mode = self._set_wal(self._open_writer())
         if self.journal_mode != "wal":
             logger.warning(
                 "%s is on a file system where SQLite's write-ahead log cannot work (a network mount?); using a "
@@ -171,9 +181,17 @@ class Connections(ForkAware):
                 self.journal_mode,
             )
 
-    @staticmethod
-    def _set_wal(connection: sqlite3.Connection) -> str:
-        mode = str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+    def _set_wal(self, connection: sqlite3.Connection) -> str:
+        deadline = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                mode = str(connection.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+                break
+            except sqlite3.OperationalError:
+                # Another process is changing it: SQLite does not wait for that by itself.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
         if mode == "wal":
             try:
                 connection.execute("SELECT 1 FROM threads LIMIT 1").fetchall()
@@ -189,6 +207,9 @@ class Connections(ForkAware):
         with _creating, suppress(FileExistsError):
             # SQLite gives the WAL and shared memory files the same mode.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        if not os.access(self.path, os.W_OK):
+            # SQLite would open it for reading and leave side files that nobody can write later.
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -198,6 +219,8 @@ class Connections(ForkAware):
             raise _translate(error, self.name) from error
         except OSError as error:
             raise _translate_os(error, self.name) from error
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise _damaged(self.name, error) from error
 
 
 def _translate_os(error: OSError, name: str) -> BackendError:
@@ -221,11 +244,15 @@ def _translate(error: sqlite3.Error, name: str) -> BackendError:
             f"{name} cannot be written ({error}); choose another path or change its permissions"
         )
     if kind in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-        return BackendCorrupt(
-            f"{name} is damaged or not a SQLite database ({error}); it was left as it is. Restore a backup or give "
-            "this store another file"
-        )
+        return _damaged(name, error)
     return BackendError(f"{name}: {error}")
+
+
+def _damaged(name: str, error: Exception) -> BackendCorrupt:
+    return BackendCorrupt(
+        f"{name} is damaged or not a SQLite database ({error}); it was left as it is. Restore a backup or give this "
+        "store another file"
+    )
 
 
 # Python 3.10 has no error codes on its exceptions; these are the texts of sqlite3_errstr.

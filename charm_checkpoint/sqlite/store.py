@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from charm_checkpoint.codec import valid_id
-from charm_checkpoint.errors import ConfigError, DeserializationError
+from charm_checkpoint.errors import ConfigError, DeserializationError, ThreadConflictError
 from charm_checkpoint.sqlite.backend import SqliteBackend
 from charm_checkpoint.store import CheckpointStore, Message
 
@@ -57,7 +58,9 @@ class LocalMemory(CheckpointStore):
 
     def append_messages(self, thread_id: str, messages: list[Message]) -> None:
         if old := self._left_by_charmos(thread_id):
-            self.save_messages(thread_id, old)
+            # Whoever gets there first takes them over, once for all.
+            with suppress(ThreadConflictError):
+                self.save_messages(thread_id, old)
         super().append_messages(thread_id, messages)
 
     async def aload_messages(self, thread_id: str) -> list[Message]:
@@ -66,7 +69,8 @@ class LocalMemory(CheckpointStore):
 
     async def aappend_messages(self, thread_id: str, messages: list[Message]) -> None:
         if old := await asyncio.to_thread(self._left_by_charmos, thread_id):
-            await self.asave_messages(thread_id, old)
+            with suppress(ThreadConflictError):
+                await self.asave_messages(thread_id, old)
         await super().aappend_messages(thread_id, messages)
 
     def delete(self, thread_id: str) -> None:
@@ -90,7 +94,7 @@ class LocalMemory(CheckpointStore):
                 f"thread {thread_id!r}: the history that charmos left in {path} cannot be read ({error}); repair or "
                 "remove the file"
             ) from error
-        if not isinstance(messages, list):
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
             raise DeserializationError(
                 f"thread {thread_id!r}: {path} holds no list of messages; repair or remove the file"
             )

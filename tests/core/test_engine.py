@@ -1,0 +1,545 @@
+"""How calls reach a backend: shared commits, cancellation, interrupts, retries, flush, close, many callers.
+
+Interpreter exit and fork are in test_processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charm_checkpoint.backend import Backend, Outcome, PutWrites, Unit, WriteRow
+from charm_checkpoint.engine import Engine, RetryPolicy
+from charm_checkpoint.errors import BackendError, BackendFull, BackendUnavailable
+from charm_checkpoint.saver import CheckpointSaver
+from charm_checkpoint.sqlite import SqliteBackend
+from tests.core.support import (
+    WAIT,
+    Through,
+    aput,
+    checkpoint_of,
+    id_of,
+    latest,
+    opened,
+    place,
+    put,
+)
+
+QUICK = RetryPolicy(budget=0.2, first_pause=0.005, max_pause=0.02)
+
+
+class Gate(Through):
+    """Counts batches, and holds them up while it is shut."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
+        self.batches: list[int] = []
+        self.opened = threading.Event()
+        self.entered = threading.Event()
+
+    def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+        self.batches.append(len(units))
+        self.entered.set()
+        assert self.opened.wait(WAIT)
+        return super().write(units)
+
+
+class Failing(Through):
+    """Raises before or after the first few writes and reads."""
+
+    def __init__(
+        self, backend: Backend, errors: Sequence[Exception], *, late: bool = False
+    ) -> None:
+        super().__init__(backend)
+        self.errors = list(errors)
+        self.late = late
+        self.attempts = 0
+
+    def _do(self, action: Callable[[], Any]) -> Any:
+        self.attempts += 1
+        if self.late:
+            answer = action()
+        if self.errors:
+            raise self.errors.pop(0)
+        return answer if self.late else action()
+
+    def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+        answer: Sequence[Outcome] = self._do(lambda: self.inner.write(units))
+        return answer
+
+    def read(self, *place: Any) -> Any:
+        return self._do(lambda: self.inner.read(*place))
+
+
+@pytest.fixture
+def gate(path: Path) -> Iterator[Gate]:
+    gate = Gate(SqliteBackend(path))
+    yield gate
+    gate.opened.set()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(64) as pool:
+        yield pool
+
+
+async def begun(*tasks: asyncio.Task[Any]) -> None:
+    """Let fresh tasks run to where they wait."""
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+
+
+def in_flight(gate: Gate, saver: CheckpointSaver, pool: ThreadPoolExecutor) -> Future[Any]:
+    """One write of a thread that the gate holds up."""
+    first = pool.submit(put, saver, place("first"), n=0)
+    assert gate.entered.wait(WAIT)
+    return first
+
+
+class TestGroupCommit:
+    async def test_those_who_come_meanwhile_share_the_next(
+        self, gate: Gate, pool: ThreadPoolExecutor
+    ) -> None:
+        with opened(gate) as saver:
+            first = in_flight(gate, saver, pool)
+            tasks = [asyncio.create_task(aput(saver, place(n), n=n)) for n in range(50)]
+            await begun(*tasks)
+            gate.opened.set()
+            await asyncio.gather(*tasks)
+            first.result(WAIT)
+            assert gate.batches == [1, 50]
+            for n in range(50):
+                assert latest(saver, n) == {"n": n}
+
+    def test_threads_share_too(self, gate: Gate, pool: ThreadPoolExecutor) -> None:
+        with opened(gate) as saver:
+            first = in_flight(gate, saver, pool)
+            writers = [pool.submit(put, saver, place(n), n=n) for n in range(50)]
+            while saver.engine._handed < 51:
+                assert not first.done()
+            gate.opened.set()
+            for each in [first, *writers]:
+                each.result(WAIT)
+            assert gate.batches == [1, 50]
+
+    def test_an_idle_engine_waits_for_nobody(self, gate: Gate) -> None:
+        gate.opened.set()
+        with opened(gate) as saver:
+            for n in range(3):
+                put(saver, place(n), n=n)
+        assert gate.batches == [1, 1, 1]
+
+    async def test_more_than_one_transaction_should_hold_are_parted(
+        self, gate: Gate, pool: ThreadPoolExecutor
+    ) -> None:
+        with opened(gate) as saver:
+            first = in_flight(gate, saver, pool)
+            tasks = [asyncio.create_task(aput(saver, place(n), n=n)) for n in range(600)]
+            await begun(*tasks)
+            gate.opened.set()
+            await asyncio.gather(*tasks)
+            first.result(WAIT)
+        assert gate.batches == [1, 512, 88]
+
+    async def test_a_run_beside_a_write_in_flight_needs_no_thread(
+        self, gate: Gate, pool: ThreadPoolExecutor
+    ) -> None:
+        """Waiting async callers hold none, so their number does not matter."""
+        with opened(gate) as saver:
+            first = in_flight(gate, saver, pool)
+            before = threading.active_count()
+            tasks = [asyncio.create_task(aput(saver, place(n), n=n)) for n in range(200)]
+            await begun(*tasks)
+            assert threading.active_count() <= before + 1
+            gate.opened.set()
+            await asyncio.gather(*tasks)
+            first.result(WAIT)
+
+
+class TestFailures:
+    async def test_one_bad_unit_fails_alone(self, gate: Gate, pool: ThreadPoolExecutor) -> None:
+        with opened(gate) as saver:
+            first = in_flight(gate, saver, pool)
+            not_bytes: Any = object()
+            row = WriteRow("task", 0, "channel", "", "msgpack", not_bytes)
+            bad = saver.engine.awrite(PutWrites("bad", "", "checkpoint", (row,)))
+            tasks: list[asyncio.Task[Any]] = [
+                asyncio.create_task(aput(saver, place(n), n=n)) for n in range(10)
+            ]
+            tasks.insert(5, asyncio.create_task(bad))
+            await begun(*tasks)
+            gate.opened.set()
+            answers: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
+            first.result(WAIT)
+            assert isinstance(answers.pop(5), BackendError)
+            assert [id_of(a) for a in answers] == [
+                id_of(t.config) for n in range(10) for t in saver.list(place(n))
+            ]
+
+    def test_a_full_disk_is_told_and_loses_nothing(self, path: Path) -> None:
+        backend = Failing(SqliteBackend(path), [])
+        with opened(backend) as saver:
+            first = put(saver, place("t"), n=1)
+            backend.errors = [BackendFull("no room left")]
+            with pytest.raises(BackendFull):
+                put(saver, first, n=2)
+            assert latest(saver, "t") == {"n": 1}
+            put(saver, first, n=3)
+            assert latest(saver, "t") == {"n": 3}
+        assert backend.attempts == 5, "only what is unavailable is tried again"
+
+    def test_what_is_unavailable_for_a_moment_is_tried_again(self, path: Path) -> None:
+        backend = Failing(SqliteBackend(path), [BackendUnavailable("gone")] * 3)
+        with opened(backend, retry=QUICK) as saver:
+            put(saver, place("t"), n=1)
+            assert backend.attempts == 4
+            backend.errors = [BackendUnavailable("gone")] * 3
+            assert latest(saver, "t") == {"n": 1}
+            assert backend.attempts == 8
+
+    async def test_not_for_ever(self, path: Path) -> None:
+        backend = Failing(SqliteBackend(path), [BackendUnavailable("gone")] * 10_000)
+        with opened(backend, retry=QUICK) as saver:
+            with pytest.raises(BackendUnavailable):
+                put(saver, place("t"), n=1)
+            # Pauses begin at 5 ms, less the jitter, and double to 20.
+            assert 2 < backend.attempts < 200
+            with pytest.raises(BackendUnavailable):
+                await aput(saver, place("t"), n=1)
+            with pytest.raises(BackendUnavailable):
+                saver.get_tuple(place("t"))
+            with pytest.raises(BackendUnavailable):
+                await saver.aget_tuple(place("t"))
+            backend.errors = []
+            put(saver, place("t"), n=1)
+            assert latest(saver, "t") == {"n": 1}
+
+    async def test_a_lost_answer_doubles_nothing(self, path: Path) -> None:
+        gone = BackendUnavailable("the answer was lost")
+        backend = Failing(SqliteBackend(path), [], late=True)
+        with opened(backend, retry=QUICK) as saver:
+            config = place("t")
+            for n in range(5):
+                backend.errors = [gone, gone]
+                config = put(saver, config, n=n)
+                backend.errors = [gone, gone]
+                saver.put_writes(config, [("a", n), ("b", n)], f"task {n}")
+            backend.errors = [gone]
+            branch = await aput(saver, config, n=5)
+            assert [id_of(t.config) for t in saver.list(place("t"), limit=1)] == [id_of(branch)]
+            found = list(saver.list(place("t")))
+            assert [t.checkpoint["channel_values"]["n"] for t in found] == [5, 4, 3, 2, 1, 0]
+            assert [t.pending_writes for t in found[1:]] == [
+                [(f"task {n}", "a", n), (f"task {n}", "b", n)] for n in (4, 3, 2, 1, 0)
+            ]
+
+    def test_a_copy_whose_answer_was_lost_is_not_made_again(self, path: Path) -> None:
+        class LosesCopies(Through):
+            def copy(self, source: str, target: str, *, at: float) -> None:
+                self.inner.copy(source, target, at=at)
+                raise BackendUnavailable("the answer was lost")
+
+        with opened(LosesCopies(SqliteBackend(path)), retry=QUICK) as saver:
+            put(saver, place("t"), n=1)
+            with pytest.raises(BackendUnavailable):
+                saver.copy_thread("t", "copy")
+            assert latest(saver, "copy") == {"n": 1}
+
+
+class TestCancelling:
+    async def test_leaves_whole_rows(
+        self, gate: Gate, pool: ThreadPoolExecutor, path: Path
+    ) -> None:
+        with opened(gate) as saver:
+            tasks = [asyncio.create_task(aput(saver, place("one"), a=1, b=[2] * 9999))]
+            await begun(*tasks)
+            assert await asyncio.to_thread(gate.entered.wait, WAIT)
+            # The first is in flight, these wait.
+            tasks += [asyncio.create_task(aput(saver, place(n), a=1, b=n)) for n in range(10)]
+            await begun(*tasks)
+            for task in tasks:
+                task.cancel()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(a) for a in answers} == {asyncio.CancelledError}
+            gate.opened.set()
+            assert saver.flush(WAIT)
+        with opened(path) as saver:
+            assert latest(saver, "one") == {"a": 1, "b": [2] * 9999}
+            for n in range(10):
+                assert latest(saver, n) == {"a": 1, "b": n}
+            assert len(list(saver.list(None))) == 11
+
+    async def test_a_timeout_in_the_callers_hands_hurts_nobody_else(
+        self, gate: Gate, path: Path
+    ) -> None:
+        with opened(gate) as saver:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(aput(saver, place("given up"), n=1), 0.01)
+            other = asyncio.create_task(aput(saver, place("patient"), n=2))
+            await begun(other)
+            gate.opened.set()
+            await other
+            assert latest(saver, "patient") == {"n": 2}
+            assert latest(saver, "given up") == {"n": 1}
+
+    def test_a_loop_that_is_gone_is_no_ones_trouble(self, gate: Gate) -> None:
+        async def give_up(saver: CheckpointSaver) -> None:
+            task = asyncio.create_task(aput(saver, place("t"), n=1))
+            await begun(task)
+
+        with opened(gate) as saver:
+            # asyncio.run cancels what is left and closes the loop, while the write is in flight.
+            asyncio.run(give_up(saver))
+            gate.opened.set()
+            assert saver.flush(WAIT)
+            assert latest(saver, "t") == {"n": 1}
+
+    async def test_a_read_given_up(self, path: Path) -> None:
+        with opened(path) as saver:
+            put(saver, place("t"), n=1)
+            for _ in range(50):
+                task = asyncio.create_task(saver.aget_tuple(place("t")))
+                await asyncio.sleep(0)
+                task.cancel()
+            found = await saver.aget_tuple(place("t"))
+            assert found is not None
+
+
+class TestInterrupt:
+    def test_a_ctrl_c_in_the_writer_that_leads(self, path: Path, pool: ThreadPoolExecutor) -> None:
+        others: list[Future[Any]] = []
+
+        class Interrupted(Gate):
+            def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+                if not self.batches:
+                    self.batches.append(len(units))
+                    waiting = [asyncio.run_coroutine_threadsafe(write(n), loop) for n in range(10)]
+                    others.extend(waiting)
+                    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(WAIT)
+                    signal.raise_signal(signal.SIGINT)
+                return super().write(units)
+
+        async def write(n: int) -> Any:
+            return await aput(saver, place(n), n=n)
+
+        loop = asyncio.new_event_loop()
+        loops = threading.Thread(target=loop.run_forever)
+        loops.start()
+        gate = Interrupted(SqliteBackend(path))
+        gate.opened.set()
+        try:
+            with opened(gate) as saver:
+                with pytest.raises(KeyboardInterrupt):
+                    put(saver, place("mine"), n=-1)
+                for other in others:
+                    other.result(WAIT)
+                assert len(others) == 10
+                assert saver.flush(WAIT)
+                assert latest(saver, "mine") == {"n": -1}, "it was handed over, so it is stored"
+                for n in range(10):
+                    assert latest(saver, n) == {"n": n}
+                put(saver, place("after"), n=1)
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            loops.join(WAIT)
+            loop.close()
+
+    @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="has no timer that interrupts")
+    @pytest.mark.parametrize("times", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+    def test_at_any_moment(self, path: Path, times: int) -> None:
+        def press_ctrl_c(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        def save_until_interrupted(saver: CheckpointSaver, stored: list[Any]) -> None:
+            config = place(n)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 3e-3))
+                while True:
+                    config = put(saver, config, n=len(stored))
+                    stored.append(config)
+                    saver.get_tuple(config)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+        seed = random.randrange(10**6)
+        print("seed", seed)
+        rng = random.Random(seed)
+        before = signal.signal(signal.SIGALRM, press_ctrl_c)
+        try:
+            with opened(path) as saver:
+                for n in range(times):
+                    stored: list[Any] = []
+                    # RuntimeError: what the interrupt of a wait makes of threading's own locks.
+                    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+                        save_until_interrupted(saver, stored)
+                    assert saver.flush(WAIT), f"nobody writes any more after {n + 1}"
+                    found = [t.config for t in saver.list(place(n))]
+                    # The interrupted one was stored, or never begun.
+                    assert found in (stored[::-1], [*found[:1], *stored[::-1]])
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    def test_a_ctrl_c_within_the_transaction(self, path: Path) -> None:
+        """SQLite rolls back, the connection is as good as before."""
+        with opened(path) as saver:
+            first = put(saver, place("t"), n=1)
+            backend = saver.engine.backend
+            assert isinstance(backend, SqliteBackend)
+            interrupt = Interrupting()
+            checkpoint, versions = checkpoint_of(n=2)
+            unit = saver._unit(first, checkpoint, {"source": "loop", "step": 1}, versions)
+            with pytest.raises(KeyboardInterrupt):
+                backend.write([unit, interrupt])  # type: ignore[list-item]
+            assert latest(saver, "t") == {"n": 1}, "all of the batch or nothing"
+            put(saver, first, n=3)
+            assert latest(saver, "t") == {"n": 3}
+
+
+class Interrupting:
+    """A unit during which somebody presses Ctrl-C."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyboardInterrupt
+
+
+class TestFlushAndClose:
+    def test_flush_tells_what_is_still_under_way(
+        self, gate: Gate, pool: ThreadPoolExecutor
+    ) -> None:
+        with opened(gate) as saver:
+            assert saver.flush(0), "nothing to wait for"
+            first = in_flight(gate, saver, pool)
+            assert not saver.flush(0.01)
+            gate.opened.set()
+            assert saver.flush(WAIT)
+            assert first.done() or first.result(WAIT)
+
+    def test_flush_waits_only_for_what_came_before_it(self, path: Path) -> None:
+        stop = threading.Event()
+        with opened(path) as saver, ThreadPoolExecutor(3) as pool:
+            writing = threading.Barrier(4)
+
+            def write(name: int) -> None:
+                put(saver, place(name), n=0)
+                writing.wait(WAIT)
+                while not stop.is_set():
+                    put(saver, place(f"{name}"), n=1)
+
+            writers = [pool.submit(write, n) for n in range(3)]
+            writing.wait(WAIT)
+            try:
+                for _ in range(20):
+                    assert saver.flush(WAIT)
+            finally:
+                stop.set()
+            for each in writers:
+                if error := each.exception(WAIT):
+                    raise error
+
+    def test_close_stores_what_is_waiting(
+        self, gate: Gate, pool: ThreadPoolExecutor, path: Path
+    ) -> None:
+        saver = CheckpointSaver(gate)
+        first = in_flight(gate, saver, pool)
+        second = pool.submit(put, saver, place("second"), n=2)
+        closing = pool.submit(saver.close)
+        gate.opened.set()
+        closing.result(WAIT)
+        first.result(WAIT)
+        with opened(path) as after:
+            assert latest(after, "first") == {"n": 0}
+            try:
+                second.result(WAIT)
+            except BackendError:
+                return  # It came after the close, and was told.
+            assert latest(after, "second") == {"n": 2}
+
+    async def test_what_is_closed_says_so(self, path: Path) -> None:
+        saver = CheckpointSaver(SqliteBackend(path))
+        copy = saver.with_allowlist([("somewhere", "Something")])
+        assert copy is not saver
+        put(saver, place("t"), n=1)
+        saver.close()
+        saver.close()
+        for each in (saver, copy):
+            assert isinstance(each, CheckpointSaver)
+            with pytest.raises(BackendError, match="closed"):
+                put(each, place("t"), n=2)
+            with pytest.raises(BackendError, match="closed"):
+                await aput(each, place("t"), n=2)
+            with pytest.raises(BackendError, match="closed"):
+                each.get_tuple(place("t"))
+            with pytest.raises(BackendError, match="closed"):
+                await each.aget_tuple(place("t"))
+            with pytest.raises(BackendError, match="closed"):
+                list(each.list(place("t")))
+            with pytest.raises(BackendError, match="closed"):
+                each.delete_thread("t")
+        with opened(path) as again:
+            assert latest(again, "t") == {"n": 1}
+
+    def test_no_threads_stay_behind(self, path: Path) -> None:
+        def ours() -> list[str]:
+            return [t.name for t in threading.enumerate() if t.name.startswith("charm-checkpoint")]
+
+        async def use(saver: CheckpointSaver) -> None:
+            await aput(saver, place("t"), n=1)
+            await saver.aget_tuple(place("t"))
+
+        before = len(ours())
+        with opened(path) as saver:
+            asyncio.run(use(saver))
+            assert len(ours()) > before
+            writer = saver.engine._writer
+        assert writer is not None
+        writer.join(WAIT)
+        assert len(ours()) == before
+
+    def test_setup_happens_on_first_use_and_once(self, path: Path) -> None:
+        class Counting(Through):
+            setups = 0
+
+            def setup(self) -> None:
+                self.setups += 1
+                self.inner.setup()
+
+        backend = Counting(SqliteBackend(path))
+        with opened(backend) as saver, ThreadPoolExecutor(16) as pool:
+            assert not path.exists()
+            list(pool.map(lambda n: put(saver, place(n), n=n), range(64)))
+        assert backend.setups == 1
+
+    def test_a_setup_that_failed_is_tried_again(self, path: Path) -> None:
+        class Late(Through):
+            room = False
+
+            def setup(self) -> None:
+                if not self.room:
+                    self.room = True
+                    raise BackendFull("no room for a new file")
+                self.inner.setup()
+
+        with opened(Late(SqliteBackend(path))) as saver:
+            with pytest.raises(BackendFull):
+                put(saver, place("t"), n=1)
+            put(saver, place("t"), n=1)
+            assert latest(saver, "t") == {"n": 1}
+
+
+def test_an_engine_is_only_rows(path: Path) -> None:
+    """It works on units alone, for whoever writes them."""
+    engine = Engine(SqliteBackend(path))
+    row = WriteRow("task", 0, "channel", "", "msgpack", b"\x01")
+    unit = PutWrites("t", "", "checkpoint", (row,))
+    assert engine.write(unit).status == "stored"
+    assert asyncio.run(engine.awrite(unit)).status == "stored"
+    engine.close()
