@@ -62,6 +62,9 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in ("CheckpointSaver", "CheckpointStore", "StorageManager", "open_store"):
+        # Whoever imports these may compile a graph, or part of one, before opening a store.
+        importlib.import_module(f"{__name__}.graph_types").announce_graph_types()
     globals()[name] = value
     return value
 

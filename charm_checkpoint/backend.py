@@ -32,6 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 __all__ = [
+    "SENDS_IN_PARENT_BELOW",
     "STORED",
     "Ancestor",
     "Backend",
@@ -55,6 +56,9 @@ __all__ = [
 ]
 
 OnConflict = Literal["raise", "branch", "overwrite"]
+
+SENDS_IN_PARENT_BELOW = 4
+"""Checkpoints of a format below this keep their pending sends among their parent's writes."""
 
 
 class CheckpointRow(NamedTuple):
@@ -115,12 +119,14 @@ class PutCheckpoint(NamedTuple):
     1. The same id is there: store nothing, leave the head, answer `"stored"`.
     2. The thread has a tombstone, and `row.parent_id` or `row.root_id` is neither stored nor above the tombstone's
        `deleted_through`: answer `"deleted"`.
-    3. `fenced`, and a head exists that is not `row.parent_id`: as `on_conflict` says, answer `"conflict"` (nothing
-       stored), `"branched"` (stored, head left) or `"stored"` (stored, head moved).
-    4. Otherwise store it, move the head, answer `"stored"`.
+    3. `fenced`, a head exists that is not `row.parent_id`, and `on_conflict` is `"raise"`: answer `"conflict"`.
+    4. `row.parent_id` is given and not stored (it was pruned): answer `"orphaned"`, since values it carried on may be
+       gone too.
+    5. As in 3, but `on_conflict` is `"branch"`: store it, leave the head, answer `"branched"`.
+    6. Otherwise store it, move the head, answer `"stored"`.
 
-    A refused unit (`"deleted"`, `"conflict"`) also removes pending writes that came before their checkpoint.
-    `judge` decides 2 and 3 for backends that can call Python within their transaction.
+    A refused unit (any other answer than `"stored"` and `"branched"`) also removes pending writes that came before
+    their checkpoint. `judge` decides all but 1 for backends that can call Python within their transaction.
     """
 
     thread_id: str
@@ -135,13 +141,15 @@ class PutWrites(NamedTuple):
     """Store pending writes of a checkpoint, which may be stored only later.
 
     Answers `"deleted"` when the thread has a tombstone, the checkpoint is not stored, and its id is not above the
-    tombstone's `deleted_through`; else `"stored"`.
+    tombstone's `deleted_through`; else `"stored"`. If `fenced`, it answers `"conflict"` and stores nothing when the
+    checkpoint is stored and not the head, or a row differs from the one stored under its key with `idx` from 0 on.
     """
 
     thread_id: str
     namespace: str
     checkpoint_id: str
     rows: tuple[WriteRow, ...]
+    fenced: bool = False
 
 
 Unit = PutCheckpoint | PutWrites
@@ -150,7 +158,7 @@ Unit = PutCheckpoint | PutWrites
 class Outcome(NamedTuple):
     """What became of one unit."""
 
-    status: Literal["stored", "branched", "conflict", "deleted"]
+    status: Literal["stored", "branched", "conflict", "deleted", "orphaned"]
     head: HeadRow | None = None
     """For `"branched"` and `"conflict"`: the head that stood in the way."""
     deleted_at: float = 0.0
@@ -188,11 +196,14 @@ def judge(
             late = origin is not None and origin <= tombstone.deleted_through
             if late and origin is not None and not is_stored(namespace, origin):
                 return Outcome("deleted", deleted_at=tombstone.deleted_at)
-    if not put.fenced or head is None or head.checkpoint_id == row.parent_id:
-        return STORED
-    if put.on_conflict == "raise":
+    overtaken = put.fenced and head is not None and head.checkpoint_id != row.parent_id
+    if overtaken and put.on_conflict == "raise":
         return Outcome("conflict", head)
-    return Outcome("branched", head) if put.on_conflict == "branch" else STORED
+    if row.parent_id is not None and not is_stored(put.namespace, row.parent_id):
+        return Outcome("orphaned", head)
+    if overtaken and put.on_conflict == "branch":
+        return Outcome("branched", head)
+    return STORED
 
 
 class Snapshot(NamedTuple):

@@ -24,9 +24,17 @@ from langgraph.checkpoint.base import (
     get_checkpoint_metadata,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.types import TASKS
+from langgraph.checkpoint.serde.types import TASKS, _DeltaSnapshot
 
-from charm_checkpoint.backend import Ancestor, BlobRow, CheckpointRow, Snapshot, WriteRow
+from charm_checkpoint.backend import (
+    SENDS_IN_PARENT_BELOW,
+    Ancestor,
+    BlobRow,
+    CheckpointRow,
+    Snapshot,
+    WriteRow,
+)
+from charm_checkpoint.config import mask
 from charm_checkpoint.errors import (
     CheckpointStoreError,
     DeserializationError,
@@ -36,18 +44,22 @@ from charm_checkpoint.errors import (
 from charm_checkpoint.secrets import is_secret_name
 from charm_checkpoint.serializer import StrictSerializer
 
-__all__ = ["Codec", "Place", "forks", "place_of", "valid_id"]
+__all__ = ["Codec", "Place", "delta_channels", "forks", "place_of", "valid_id"]
 
 # A subgraph's namespace holds one task id per level; nothing else comes near these.
 _MAX_ID_BYTES = 1024
 _MAX_NAMESPACE_BYTES = 16 * 1024
-_SENDS_BEFORE_FORMAT = 4
 _MAX_PATH_STEPS = 20
 
 
-# In a config that was handed out for a checkpoint which was not the head: whoever builds on it means a fork. LangGraph
-# carries a config's entries from a read to the put that grows from it, and keeps names like this out of the metadata.
-_FORK_OF = "__charm_checkpoint_fork_of"
+class PastId(str):
+    """The id of a checkpoint that was not the head when it was handed out: whoever builds on it means a fork.
+
+    LangGraph carries ids from a read to the put that grows from it, so this says what a run read, and not merely that
+    somebody in this process looked at that checkpoint. It equals the plain id.
+    """
+
+    __slots__ = ()
 
 
 class Place(NamedTuple):
@@ -60,9 +72,7 @@ class Place(NamedTuple):
 
 def forks(config: Mapping[str, Any]) -> bool:
     """Whether a put with this config is meant to grow from a checkpoint that is not the head."""
-    configurable = config.get("configurable") or {}
-    fork_of = configurable.get(_FORK_OF)
-    return fork_of is not None and fork_of == configurable.get("checkpoint_id")
+    return isinstance((config.get("configurable") or {}).get("checkpoint_id"), PastId)
 
 
 def valid_id(value: Any, what: str, *, limit: int = _MAX_ID_BYTES) -> str:
@@ -109,7 +119,7 @@ def place_of(config: Mapping[str, Any]) -> Place:
     return Place(
         valid_id(configurable["thread_id"], "thread_id"),
         namespace or "",
-        valid_id(checkpoint_id, "checkpoint_id") if checkpoint_id else None,
+        str(valid_id(checkpoint_id, "checkpoint_id")) if checkpoint_id else None,
     )
 
 
@@ -240,25 +250,29 @@ class Codec:
         assert row is not None
         where = f"thread {thread_id!r}, checkpoint {row.checkpoint_id}"
         body = _from_json(row.body, where)
-        checkpoint: dict[str, Any] = {"v": row.format, "id": row.checkpoint_id, **body}
+        past = may_fork and row.checkpoint_id != snapshot.head
+        own_id = PastId(row.checkpoint_id) if past else row.checkpoint_id
+        checkpoint: dict[str, Any] = {"v": row.format, "id": own_id, **body}
         checkpoint.setdefault("channel_versions", dict(row.versions))
         values = {b.channel: self._load(where, b.channel, b.type, b.data) for b in snapshot.blobs}
         checkpoint["channel_values"] = values
         sends = [w for w in snapshot.sends if w.channel == TASKS]
-        if sends and row.format < _SENDS_BEFORE_FORMAT:
+        if sends and row.format < SENDS_IN_PARENT_BELOW:
             # What LangGraph before format 4 kept as the parent's writes is now a channel like any other.
             values[TASKS] = [self._load(where, TASKS, w.type, w.data) for w in sends]
             versions = checkpoint["channel_versions"]
             versions[TASKS] = max(versions.values()) if versions else "1"
-        config = config or _config(thread_id, namespace, row.checkpoint_id)
-        if may_fork and row.checkpoint_id != snapshot.head:
-            configurable = {**config["configurable"], _FORK_OF: row.checkpoint_id}
-            config = {**config, "configurable": configurable}
+        if config is None:
+            config = _config(thread_id, namespace, own_id)
+        elif past or forks(config):
+            config = {**config, "configurable": {**config["configurable"], "checkpoint_id": own_id}}
+        # `update_state` copies a checkpoint by growing from its parent.
+        parent_id = PastId(row.parent_id) if row.parent_id else None
         return CheckpointTuple(
             config=config,
             checkpoint=cast(Checkpoint, checkpoint),
             metadata=cast(CheckpointMetadata, self.metadata(row)),
-            parent_config=_config(thread_id, namespace, row.parent_id) if row.parent_id else None,
+            parent_config=_config(thread_id, namespace, parent_id) if parent_id else None,
             pending_writes=self._load_writes(where, snapshot.writes),
         )
 
@@ -311,7 +325,20 @@ def _config(thread_id: str, namespace: str, checkpoint_id: str) -> RunnableConfi
 def _metadata(config: RunnableConfig, metadata: CheckpointMetadata) -> dict[str, Any]:
     """LangGraph's rule (it adds plain values from the config), less what looks like a credential."""
     full = dict(get_checkpoint_metadata(config, metadata))
-    return {k: v for k, v in full.items() if k in metadata or not is_secret_name(k)}
+    return {k: v for k, v in full.items() if k in metadata or not _is_secret(k, v)}
+
+
+def _is_secret(name: str, value: Any) -> bool:
+    return is_secret_name(name) or (
+        isinstance(value, str) and "://" in value and mask(value) != value
+    )
+
+
+def delta_channels(checkpoint: Checkpoint, metadata: Mapping[str, Any]) -> set[str]:
+    """The channels that a checkpoint shows to be DeltaChannels."""
+    values = checkpoint["channel_values"]
+    counted = metadata.get("counters_since_delta_snapshot") or ()
+    return {*counted, *(c for c, value in values.items() if isinstance(value, _DeltaSnapshot))}
 
 
 def _text(value: Any, what: str) -> str | None:

@@ -31,6 +31,8 @@ T = TypeVar("T")
 # One transaction should not hold everybody up for long; callers beyond this go in the next.
 _MAX_UNITS = 512
 _READERS = 4
+# Seconds without work after which the engine's thread ends; the next call that needs one starts another.
+_IDLE = 5.0
 
 
 class RetryPolicy(NamedTuple):
@@ -130,10 +132,10 @@ class Engine(ForkAware):
         while True:
             with self._lock:
                 while not self._queue or self._writing:
-                    if self._closed and not self._queue:
+                    # It ends when idle, so that an engine nobody holds any more can go.
+                    if not self._wake.wait(_IDLE) and not self._queue:
                         self._writer = None
                         return
-                    self._wake.wait()
                 self._writing = True
             self._write_until(None)
 
@@ -167,7 +169,14 @@ class Engine(ForkAware):
         try:
             outcomes = self._attempt(lambda: self.backend.write(units))
             answers = list(zip(batch, outcomes, strict=True))
-        except Exception as error:  # noqa: BLE001 - goes to whoever waits for it
+        except BaseException as caught:  # noqa: BLE001 - goes to whoever waits for it
+            error: Exception
+            if isinstance(caught, Exception):
+                error = caught
+            else:
+                # A cancellation or an exit let out by a backend would be taken for the waiting caller's own.
+                error = BackendError(f"{self.backend.name}: the write was broken off ({caught!r})")
+                error.__cause__ = caught
             if len(batch) > 1 and not isinstance(error, BackendUnavailable):
                 # One bad unit must not fail the others: find it by writing them one by one.
                 for waiting in batch:
@@ -249,8 +258,6 @@ class Engine(ForkAware):
             self._closed = True
             readers, self._readers = self._readers, None
         self.flush()
-        with self._lock:
-            self._wake.notify_all()
         if readers is not None:
             readers.shutdown(wait=True)
         self.backend.close()

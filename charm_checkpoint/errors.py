@@ -13,6 +13,7 @@ CheckpointStoreError
 ├── ThreadDeletedError             a late write to a deleted thread
 ├── ThreadBusyError                a graph is within a step that saving messages would spoil
 ├── ThreadNotFoundError            the thread asked for has no checkpoints (LookupError)
+├── CheckpointNotFoundError        the checkpoint that a step grew from is gone (LookupError)
 ├── ThreadExistsError              the target of a copy already has checkpoints
 └── BackendError                   the database said no
     ├── BackendUnavailable         it cannot be reached now; the same call may succeed later
@@ -33,6 +34,7 @@ __all__ = [
     "BackendFull",
     "BackendReadOnly",
     "BackendUnavailable",
+    "CheckpointNotFoundError",
     "CheckpointStoreError",
     "ConfigError",
     "DeserializationError",
@@ -115,6 +117,11 @@ class ThreadConflictError(CheckpointStoreError):
 
         when = datetime.fromtimestamp(self.moved_at, timezone.utc).isoformat(timespec="seconds")
         place = f" (namespace {self.namespace!r})" if self.namespace else ""
+        if self.expected == self.actual:
+            return (
+                f"thread {self.thread_id!r}{place}: another writer stored other results for a task of checkpoint "
+                f"{self.actual} first. These were not stored. Read the thread again and repeat the turn."
+            )
         began = f"at {self.expected}" if self.expected else "when it was still empty"
         return (
             f"thread {self.thread_id!r}{place} was moved on by device {self.device!r} at {when}: "
@@ -153,6 +160,10 @@ class ThreadBusyError(CheckpointStoreError):
 
 class ThreadNotFoundError(CheckpointStoreError, LookupError):
     """The thread has no checkpoints here."""
+
+
+class CheckpointNotFoundError(CheckpointStoreError, LookupError):
+    """The checkpoint that a step grew from is gone: pruned, or deleted with the run that made it."""
 
 
 class ThreadExistsError(CheckpointStoreError):

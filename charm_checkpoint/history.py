@@ -24,6 +24,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -115,6 +116,13 @@ class MessageHistory:
         if replaced is not None:
             self._saver.put(*self._update(thread, replaced))
 
+    def begin(self, thread_id: str, messages: Iterable[dict[str, Any] | BaseMessage]) -> None:
+        """Make `messages` the thread's list, unless it has begun already or somebody begins it meanwhile."""
+        thread = self._read(thread_id)
+        if thread.head is None:
+            with suppress(ThreadConflictError):
+                self._saver.put(*self._update(thread, with_ids(to_messages(messages))))
+
     def append(self, thread_id: str, messages: Iterable[dict[str, Any] | BaseMessage]) -> None:
         """Add to the end of the thread's list; of several writers at once, all are kept.
 
@@ -145,6 +153,15 @@ class MessageHistory:
         replaced = _replaced(thread, to_dicts(messages))
         if replaced is not None:
             await self._saver.aput(*self._update(thread, replaced))
+
+    async def abegin(
+        self, thread_id: str, messages: Iterable[dict[str, Any] | BaseMessage]
+    ) -> None:
+        """Like `begin`."""
+        thread = await self._aread(thread_id)
+        if thread.head is None:
+            with suppress(ThreadConflictError):
+                await self._saver.aput(*self._update(thread, with_ids(to_messages(messages))))
 
     async def aappend(
         self, thread_id: str, messages: Iterable[dict[str, Any] | BaseMessage]

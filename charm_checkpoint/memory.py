@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from charm_checkpoint.backend import (
+    SENDS_IN_PARENT_BELOW,
     STORED,
     Ancestor,
     BlobRow,
@@ -32,8 +33,6 @@ from charm_checkpoint.errors import ThreadExistsError, ThreadNotFoundError
 from charm_checkpoint.forks import ForkAware
 
 __all__ = ["MemoryBackend"]
-
-_SENDS_BEFORE_FORMAT = 4
 
 
 @dataclass
@@ -122,7 +121,7 @@ class MemoryBackend(ForkAware):
             self._tombstones.get(put.thread_id),
             lambda namespace, id: self._is_stored(put.thread_id, namespace, id),
         )
-        if outcome.status in ("conflict", "deleted"):
+        if outcome.status not in ("stored", "branched"):
             if ns:
                 ns.writes.pop(row.checkpoint_id, None)
             return outcome
@@ -142,6 +141,9 @@ class MemoryBackend(ForkAware):
             and not self._is_stored(put.thread_id, put.namespace, put.checkpoint_id)
         ):
             return Outcome("deleted", deleted_at=tombstone.deleted_at)
+        ns = self._find(put.thread_id, put.namespace)
+        if put.fenced and ns is not None and _clashes(ns, put):
+            return Outcome("conflict", ns.head)
         rows = self._namespace(put.thread_id, put.namespace, 0.0).writes[put.checkpoint_id]
         for row in put.rows:
             if row.idx < 0:
@@ -171,7 +173,7 @@ class MemoryBackend(ForkAware):
     def _snapshot(ns: _Namespace, checkpoint_id: str) -> Snapshot:
         row = ns.checkpoints[checkpoint_id]
         blobs = [ns.blobs[key] for key in row.versions.items() if key in ns.blobs]
-        old = row.format < _SENDS_BEFORE_FORMAT
+        old = row.format < SENDS_IN_PARENT_BELOW
         sends = ns.sorted_writes(row.parent_id) if old else []
         return Snapshot(row, blobs, ns.sorted_writes(checkpoint_id), sends)
 
@@ -289,6 +291,16 @@ class MemoryBackend(ForkAware):
                     if not ns.checkpoints and not ns.writes:
                         del self._threads[thread_id].namespaces[namespace]
             return removed
+
+
+def _clashes(ns: _Namespace, put: PutWrites) -> bool:
+    overtaken = put.checkpoint_id in ns.checkpoints and (
+        ns.head is None or ns.head.checkpoint_id != put.checkpoint_id
+    )
+    stored = ns.writes.get(put.checkpoint_id, {})
+    return overtaken or any(
+        row.idx >= 0 and stored.get((row.task_id, row.idx), row) != row for row in put.rows
+    )
 
 
 def _matches(query: Scan, key: _Key, row: CheckpointRow) -> bool:

@@ -13,11 +13,10 @@ from typing import Any
 
 from langgraph.checkpoint.serde.types import TASKS
 
-from charm_checkpoint.backend import Backend, CheckpointRow, Entry, Scan
+from charm_checkpoint.backend import SENDS_IN_PARENT_BELOW, Backend, CheckpointRow, Entry, Scan
 
 __all__ = ["drop_runs", "headers", "keep_latest"]
 
-_SENDS_BEFORE_FORMAT = 4
 _PAGE = 500
 
 
@@ -33,14 +32,33 @@ def headers(backend: Backend, query: Scan) -> Iterator[Entry]:
 
 
 def drop_runs(backend: Backend, run_ids: Sequence[str]) -> int:
-    """Remove the checkpoints of the named runs. Returns how many."""
+    """Remove the checkpoints of the named runs, less those that a DeltaChannel of a later one is rebuilt from.
+
+    Returns how many went.
+    """
     if not run_ids:
         return 0
-    doomed: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    doomed: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
     for entry in headers(backend, Scan(run_ids=tuple(run_ids))):
         assert entry.snapshot.checkpoint is not None
-        doomed[entry.thread_id].append((entry.namespace, entry.snapshot.checkpoint.checkpoint_id))
-    return sum(backend.prune(thread_id, drop) for thread_id, drop in doomed.items())
+        doomed[entry.thread_id].add((entry.namespace, entry.snapshot.checkpoint.checkpoint_id))
+    return sum(_drop(backend, thread_id, drop) for thread_id, drop in doomed.items())
+
+
+def _drop(backend: Backend, thread_id: str, drop: set[tuple[str, str]]) -> int:
+    rows: defaultdict[str, dict[str, CheckpointRow]] = defaultdict(dict)
+    for entry in headers(backend, Scan(thread_id=thread_id)):
+        if entry.snapshot.checkpoint is not None:
+            rows[entry.namespace][entry.snapshot.checkpoint.checkpoint_id] = (
+                entry.snapshot.checkpoint
+            )
+    for namespace, by_id in rows.items():
+        for row in by_id.values():
+            # Only what stands right above the cut has to look beyond it.
+            if (namespace, row.checkpoint_id) not in drop and (namespace, row.parent_id) in drop:
+                needed = _needed(backend, thread_id, namespace, by_id, row.checkpoint_id)
+                drop = drop - {(namespace, checkpoint_id) for checkpoint_id in needed}
+    return backend.prune(thread_id, sorted(drop)) if drop else 0
 
 
 def keep_latest(backend: Backend, thread_id: str) -> int:
@@ -99,7 +117,7 @@ def _needed(
             row = rows.get(row.parent_id or "")
             if row is not None:
                 needed.add(row.checkpoint_id)
-    if head.format < _SENDS_BEFORE_FORMAT and head.parent_id in rows:
+    if head.format < SENDS_IN_PARENT_BELOW and head.parent_id in rows:
         sends = backend.read(thread_id, namespace, head.checkpoint_id).sends
         if any(w.channel == TASKS for w in sends):
             needed.add(head.parent_id or "")

@@ -37,6 +37,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from charm_checkpoint import clock, graph_types, retention
 from charm_checkpoint.backend import (
     Backend,
+    Entry,
     OnConflict,
     Outcome,
     PutCheckpoint,
@@ -44,10 +45,11 @@ from charm_checkpoint.backend import (
     Scan,
     Snapshot,
 )
-from charm_checkpoint.codec import Codec, Place, forks, place_of, valid_id
+from charm_checkpoint.codec import Codec, Place, delta_channels, forks, place_of, valid_id
 from charm_checkpoint.device import device_name
 from charm_checkpoint.engine import Engine, RetryPolicy
 from charm_checkpoint.errors import (
+    CheckpointNotFoundError,
     CheckpointStoreError,
     ConfigError,
     ThreadConflictError,
@@ -61,6 +63,7 @@ __all__ = ["CheckpointSaver"]
 logger = logging.getLogger("charm_checkpoint")
 
 _PAGE = 50
+_random = random.SystemRandom()
 _POLICIES = ("raise", "branch", "overwrite")
 
 
@@ -74,6 +77,10 @@ class _Shared:
         default_factory=lambda: Bounded(1000)
     )
     """Checkpoints that were refused, so that writes which come for them later are too."""
+    deltas: Bounded[tuple[str, str], frozenset[str]] = field(
+        default_factory=lambda: Bounded(100_000)
+    )
+    """By thread and namespace, the channels that were seen to be DeltaChannels."""
 
 
 class CheckpointSaver(BaseCheckpointSaver[str]):
@@ -174,9 +181,12 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
                 self._shared.reads.read_empty(place.thread_id, place.namespace)
             return None
         clock.observe(snapshot.checkpoint.checkpoint_id)
-        return self.codec.tuple(
+        found = self.codec.tuple(
             place.thread_id, place.namespace, snapshot, config if by_id else None, may_fork=by_id
         )
+        deltas = delta_channels(found.checkpoint, found.metadata)
+        self._note_deltas(place.thread_id, place.namespace, deltas)
+        return found
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -200,6 +210,7 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
         place = place_of(config)
 
         def read(backend: Backend) -> Mapping[str, DeltaChannelHistory]:
+            self._note_deltas(place.thread_id, place.namespace, channels)
             ancestors = backend.lineage(*place, channels)
             return self.codec.delta_history(place.thread_id, ancestors, channels)
 
@@ -255,6 +266,7 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
         Raises:
             ThreadConflictError: Another writer moved the thread on first (`on_conflict="raise"`).
             ThreadDeletedError: The thread was deleted after the run read it.
+            CheckpointNotFoundError: The checkpoint it grew from was pruned meanwhile.
             SerializationError: A value cannot be stored.
         """
         unit = self._unit(config, checkpoint, metadata, new_versions)
@@ -282,8 +294,8 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
         place, row, blobs = self.codec.checkpoint(
             config, checkpoint, metadata, new_versions, device=shared.device
         )
-        meant = forks(config) or metadata.get("source") == "fork"
-        fenced = not meant and shared.reads.fenced(*place)
+        self._note_deltas(place.thread_id, place.namespace, delta_channels(checkpoint, metadata))
+        fenced = not forks(config) and shared.reads.fenced(*place)
         return PutCheckpoint(
             place.thread_id, place.namespace, row, blobs, fenced, shared.on_conflict
         )
@@ -294,25 +306,21 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
         error: CheckpointStoreError | None = None
         if outcome.status == "deleted":
             error = ThreadDeletedError(unit.thread_id, outcome.deleted_at)
-        elif outcome.head is not None:
-            head = outcome.head
-            error = ThreadConflictError(
-                unit.thread_id,
-                unit.namespace,
-                row.parent_id,
-                head.checkpoint_id,
-                head.device,
-                head.moved_at,
+        elif outcome.status == "orphaned":
+            error = CheckpointNotFoundError(
+                f"thread {unit.thread_id!r}: checkpoint {row.parent_id}, which this step grew from, is gone: pruned, "
+                "or deleted with its run. Nothing of this step was stored. Read the thread again and repeat the turn"
             )
-            if outcome.status == "branched":
-                logger.warning(
-                    "thread %r was moved on by device %r; checkpoint %s was stored as a branch beside its head %s",
-                    unit.thread_id,
-                    head.device,
-                    row.checkpoint_id,
-                    head.checkpoint_id,
-                )
-                error = None
+        elif outcome.status == "conflict":
+            error = _conflict(unit.thread_id, unit.namespace, row.parent_id, outcome)
+        elif outcome.status == "branched" and outcome.head is not None:
+            logger.warning(
+                "thread %r was moved on by device %r; checkpoint %s was stored as a branch beside its head %s",
+                unit.thread_id,
+                outcome.head.device,
+                row.checkpoint_id,
+                outcome.head.checkpoint_id,
+            )
         if error is not None:
             self._shared.refused.set(key, error)
             raise error
@@ -363,12 +371,30 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
         if error := self._shared.refused.get((place.thread_id, place.namespace, checkpoint_id)):
             raise error
         rows = self.codec.writes(place, writes, task_id, task_path)
-        return PutWrites(place.thread_id, place.namespace, checkpoint_id, rows)
+        # A DeltaChannel is rebuilt from writes, so those of a run that was overtaken must not be there. LangGraph
+        # stores them before the next checkpoint; other writes may rightly come after it.
+        shared = self._shared
+        deltas = shared.deltas.get((place.thread_id, place.namespace)) or frozenset()
+        fenced = (
+            shared.on_conflict == "raise"
+            and not forks(config)
+            and any(channel in deltas for channel, _ in writes)
+        )
+        return PutWrites(place.thread_id, place.namespace, checkpoint_id, rows, fenced)
 
     @staticmethod
     def _wrote(unit: PutWrites, outcome: Outcome) -> None:
         if outcome.status == "deleted":
             raise ThreadDeletedError(unit.thread_id, outcome.deleted_at)
+        if outcome.status == "conflict":
+            raise _conflict(unit.thread_id, unit.namespace, unit.checkpoint_id, outcome)
+
+    def _note_deltas(self, thread_id: str, namespace: str, channels: Iterable[str]) -> None:
+        """Remember which channels of a thread are DeltaChannels, as far as is seen."""
+        key = (thread_id, namespace)
+        known = self._shared.deltas.get(key) or frozenset()
+        if more := known.union(channels):
+            self._shared.deltas.set(key, more)
 
     # -- deleting, copying, pruning --------------------------------------------------------------------------------
 
@@ -449,7 +475,16 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
             count = int(current.split(".")[0])
         else:
             count = int(current)
-        return f"{count + 1:032}.{random.random():016}"
+        # Not the program's own generator: two runs that seed it alike would give different values one name.
+        return f"{count + 1:032}.{_random.random():016}"
+
+
+def _conflict(
+    thread_id: str, namespace: str, expected: str | None, outcome: Outcome
+) -> ThreadConflictError:
+    head = outcome.head
+    actual, device, moved_at = ("", "", 0.0) if head is None else head[1:]
+    return ThreadConflictError(thread_id, namespace, expected, actual, device, moved_at)
 
 
 class _Listing:
@@ -471,13 +506,14 @@ class _Listing:
         self._filter = filter or {}
         self._left = limit
         # A subgraph's replay asks like this for where to go on from; what it finds may be built on.
-        self._replay = before_id is not None and config is not None
+        self._replay = before_id is not None and limit == 1 and bool(place.namespace)
         self._scan = Scan(
             thread_id=place.thread_id,
             namespace=place.namespace if named_namespace else None,
             checkpoint_id=place.checkpoint_id,
             before=before_id,
             limit=min(_PAGE, limit) if limit and not filter else _PAGE,
+            values=not filter,
         )
         self.done = limit is not None and limit <= 0
 
@@ -487,17 +523,23 @@ class _Listing:
             self.done = True
         else:
             self._scan = self._scan._replace(after=page.next)
-        codec = self._saver.codec
-        found = [
-            codec.tuple(e.thread_id, e.namespace, e.snapshot, may_fork=self._replay)
-            for e in page.entries
-            if self._matches(codec, e.snapshot)
-        ]
+        found = [self._tuple(backend, e) for e in page.entries if self._matches(e.snapshot)]
         if self._replay and self.done and not found:
             self._saver._shared.reads.replayed_nothing(
                 self._scan.thread_id or "", self._scan.namespace or ""
             )
         return found
+
+    def _tuple(self, backend: Backend, entry: Entry) -> CheckpointTuple:
+        snapshot = entry.snapshot
+        if not self._scan.values and snapshot.checkpoint is not None:
+            # Filtered: only what matched is read whole. The head stays as the page saw it.
+            checkpoint_id = snapshot.checkpoint.checkpoint_id
+            whole = backend.read(entry.thread_id, entry.namespace, checkpoint_id)
+            snapshot = (whole if whole.checkpoint else snapshot)._replace(head=snapshot.head)
+        return self._saver.codec.tuple(
+            entry.thread_id, entry.namespace, snapshot, may_fork=self._replay
+        )
 
     def take(self, found: list[CheckpointTuple]) -> list[CheckpointTuple]:
         if self._left is None:
@@ -508,9 +550,9 @@ class _Listing:
             self.done = True
         return found
 
-    def _matches(self, codec: Codec, snapshot: Snapshot) -> bool:
+    def _matches(self, snapshot: Snapshot) -> bool:
         if not self._filter:
             return True
         assert snapshot.checkpoint is not None
-        metadata = codec.metadata(snapshot.checkpoint)
+        metadata = Codec.metadata(snapshot.checkpoint)
         return all(metadata.get(key) == value for key, value in self._filter.items())

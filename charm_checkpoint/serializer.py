@@ -62,7 +62,8 @@ class StrictSerializer(JsonPlusSerializer):
             names = sorted(set(_blocked.names))
             raise TypeNotAllowedError(
                 f"stored value holds {', '.join(names)}, not on the allow-list. If you trust it, open the store with "
-                f"allow={names!r}"
+                f"allow={names!r}. (Types of a graph's state are on it, if charm_checkpoint was imported before the "
+                "graph was compiled.)"
             )
         return value
 

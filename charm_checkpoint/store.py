@@ -193,7 +193,9 @@ class CheckpointStore(SaverStore):
                 f"{type(self).__name__} does not know {', '.join(unknown)}; it takes {', '.join(sorted(known))}"
             )
         self.config = config
-        options = {k: config[k] for k in ("on_conflict", "allow", "device") if config.get(k)}
+        options = {
+            k: config[k] for k in ("on_conflict", "allow", "device") if config.get(k) is not None
+        }
         super().__init__(CheckpointSaver(self.open_backend(), **options), config)
 
     @abstractmethod

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from charm_checkpoint.backend import (
+    SENDS_IN_PARENT_BELOW,
     STORED,
     Ancestor,
     CheckpointRow,
@@ -34,7 +35,6 @@ from charm_checkpoint.sqlite.values import Values, insert_many
 
 __all__ = ["SqliteBackend"]
 
-_SENDS_BEFORE_FORMAT = 4
 _CHECKPOINT = "checkpoint_id, parent_id, format, body, versions, metadata, run_id, root_id, device, created_at"
 _WRITE = "task_id, idx, channel, task_path, type, data"
 # Text compares as its UTF-8 bytes under SQLite's default collation.
@@ -96,7 +96,7 @@ class SqliteBackend:
             facts.tombstone,
             lambda namespace, id: _facts(db, put.thread_id, namespace, id).is_stored,
         )
-        if outcome.status in ("conflict", "deleted"):
+        if outcome.status not in ("stored", "branched"):
             db.execute(
                 "DELETE FROM writes WHERE thread_id = ? AND namespace = ? AND checkpoint_id = ?",
                 (*place, row.checkpoint_id),
@@ -125,15 +125,15 @@ class SqliteBackend:
 
     def read(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> Snapshot:
         with self._db.reading() as db:
-            facts = _facts(db, thread_id, namespace, checkpoint_id or "")
-            through = facts.tombstone.deleted_through if facts.tombstone else None
-            head_id = facts.head.checkpoint_id if facts.head else None
-            wanted = checkpoint_id or head_id
-            row = _checkpoint(db, thread_id, namespace, wanted) if wanted else None
-            if row is None:
-                return Snapshot(head=head_id, deleted_through=through)
-            values = self._snapshot(db, thread_id, namespace, row)
-            return values._replace(head=head_id, deleted_through=through)
+            head, through, *columns = db.execute(
+                _READ, {"t": thread_id, "n": namespace, "c": checkpoint_id}
+            ).fetchone()
+            if columns[0] is None:
+                return Snapshot(head=head, deleted_through=through)
+            row = _as_checkpoint(columns)
+            newest = row.checkpoint_id == head
+            snapshot = self._snapshot(db, thread_id, namespace, row, remember=newest)
+            return snapshot._replace(head=head, deleted_through=through)
 
     def scan(self, query: Scan) -> Page:
         where, parameters = _conditions(query)
@@ -158,12 +158,18 @@ class SqliteBackend:
         return Page(entries, (checkpoint_id, thread_id, namespace))
 
     def _snapshot(
-        self, db: sqlite3.Connection, thread_id: str, namespace: str, row: CheckpointRow
+        self,
+        db: sqlite3.Connection,
+        thread_id: str,
+        namespace: str,
+        row: CheckpointRow,
+        *,
+        remember: bool = False,
     ) -> Snapshot:
-        old = row.format < _SENDS_BEFORE_FORMAT and row.parent_id is not None
+        old = row.format < SENDS_IN_PARENT_BELOW and row.parent_id is not None
         return Snapshot(
             row,
-            self._values.fetch(db, (thread_id, namespace), row.versions),
+            self._values.fetch(db, (thread_id, namespace), row.versions, remember=remember),
             _writes(db, thread_id, namespace, row.checkpoint_id),
             _writes(db, thread_id, namespace, row.parent_id or "") if old else (),
         )
@@ -185,7 +191,7 @@ class SqliteBackend:
                     (thread_id, namespace, ancestor_id, *unseeded),
                 ).fetchall()
                 wanted = {c: versions[c] for c in unseeded if c in versions}
-                seeds = self._values.fetch(db, (thread_id, namespace), wanted)
+                seeds = self._values.fetch(db, (thread_id, namespace), wanted, remember=False)
                 unseeded.difference_update(blob.channel for blob in seeds)
                 if seeds or writes:
                     found.append(Ancestor(ancestor_id, seeds, [WriteRow(*w) for w in writes]))
@@ -291,6 +297,15 @@ _FACTS = (
     "LEFT JOIN heads h USING (thread_id, namespace) LEFT JOIN tombstones d USING (thread_id)"
 )
 
+_READ = (
+    "SELECT h.checkpoint_id, d.deleted_through, "
+    + ", ".join(f"k.{column}" for column in _CHECKPOINT.split(", "))
+    + " FROM (SELECT :t AS thread_id, :n AS namespace) "
+    "LEFT JOIN heads h USING (thread_id, namespace) LEFT JOIN tombstones d USING (thread_id) "
+    "LEFT JOIN checkpoints k ON k.thread_id = :t AND k.namespace = :n "
+    "AND k.checkpoint_id = coalesce(:c, h.checkpoint_id)"
+)
+
 
 class _Facts(NamedTuple):
     """What a write has to know of its thread and checkpoint."""
@@ -321,6 +336,8 @@ def _put_writes(db: sqlite3.Connection, put: PutWrites) -> Outcome:
         and not facts.is_stored
     ):
         return Outcome("deleted", deleted_at=tombstone.deleted_at)
+    if put.fenced and _clashes(db, put, facts):
+        return Outcome("conflict", facts.head)
     if not facts.thread_exists:
         # Writes that came before their checkpoint; `delete` must find them.
         db.execute("INSERT INTO threads VALUES (?, 0)", (put.thread_id,))
@@ -330,6 +347,16 @@ def _put_writes(db: sqlite3.Connection, put: PutWrites) -> Outcome:
     ):
         insert_many(db, f"INSERT OR {conflict} INTO writes", [(*place, *row) for row in rows])
     return STORED
+
+
+def _clashes(db: sqlite3.Connection, put: PutWrites, facts: _Facts) -> bool:
+    if facts.is_stored and (facts.head is None or facts.head.checkpoint_id != put.checkpoint_id):
+        return True
+    stored = {
+        (row.task_id, row.idx): row
+        for row in _writes(db, put.thread_id, put.namespace, put.checkpoint_id)
+    }
+    return any(row.idx >= 0 and stored.get((row.task_id, row.idx), row) != row for row in put.rows)
 
 
 def _has_checkpoints(db: sqlite3.Connection, thread_id: str) -> bool:

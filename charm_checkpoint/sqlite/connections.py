@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,10 @@ _FORK_PATIENCE = 10.0
 _creating = threading.Lock()
 
 
+class _Connection(sqlite3.Connection):
+    """One that can be referred to weakly."""
+
+
 class Connections(ForkAware):
     """Hands out one writer at a time and readers as needed, all on one file.
 
@@ -52,10 +57,13 @@ class Connections(ForkAware):
 
     def _reset(self) -> None:
         self._write_lock = threading.Lock()
-        self._pool = threading.Condition()
-        self._writer: sqlite3.Connection | None = None
-        self._readers: list[sqlite3.Connection] = []
-        self._lent = 0
+        # Taken only by `with self._pool`: a condition's own `with` can be interrupted (Ctrl-C) while it holds the lock.
+        self._pool = threading.Lock()
+        self._returned = threading.Condition(self._pool)
+        self._writer: _Connection | None = None
+        self._readers: list[_Connection] = []
+        # Weak, so that one which an interrupt kept from being given back does not count for ever.
+        self._lent: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._forking = False
 
     # SQLite keeps its file locks per process in tables of its own, which a child inherits while the locks themselves
@@ -65,7 +73,7 @@ class Connections(ForkAware):
         self._write_lock.acquire()
         self._pool.acquire()
         self._forking = True
-        if not self._pool.wait_for(lambda: self._lent == 0, _FORK_PATIENCE):
+        if not self._returned.wait_for(lambda: not len(self._lent), _FORK_PATIENCE):
             logger.warning(
                 "%s is still being read at a fork; do not use it in the child", self.name
             )
@@ -73,7 +81,7 @@ class Connections(ForkAware):
 
     def after_fork_in_parent(self) -> None:
         self._forking = False
-        self._pool.notify_all()
+        self._returned.notify_all()
         self._pool.release()
         self._write_lock.release()
 
@@ -83,9 +91,9 @@ class Connections(ForkAware):
         self._reset()
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[_Connection]:
         """A connection within a read transaction: everything read is of one moment."""
-        lent: list[sqlite3.Connection] = []
+        lent: list[_Connection] = []
         with self._translated():
             try:
                 self._lend(lent)
@@ -95,7 +103,7 @@ class Connections(ForkAware):
                 self._take_back(lent)
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[_Connection]:
         """A connection within a write transaction: committed at the end, rolled back on any exception."""
         with self._write_lock, self._translated():
             connection = self._open_writer()
@@ -108,7 +116,7 @@ class Connections(ForkAware):
                     connection.rollback()
                 raise
 
-    def _open_writer(self) -> sqlite3.Connection:
+    def _open_writer(self) -> _Connection:
         if self._writer is None:
             self._writer = self._connect()
         return self._writer
@@ -124,15 +132,15 @@ class Connections(ForkAware):
         for connection in connections:
             connection.close()
 
-    def _lend(self, lent: list[sqlite3.Connection]) -> None:
+    def _lend(self, lent: list[_Connection]) -> None:
         """Put a reader into `lent`, where the caller finds it even if Ctrl-C comes before this returns."""
         with self._pool:
-            self._pool.wait_for(lambda: not self._forking)
+            self._returned.wait_for(lambda: not self._forking)
             connection = self._readers.pop() if self._readers else self._connect()
-            self._lent += 1
+            self._lent.add(connection)
             lent.append(connection)
 
-    def _take_back(self, lent: list[sqlite3.Connection]) -> None:
+    def _take_back(self, lent: list[_Connection]) -> None:
         for connection in lent:
             if connection.in_transaction:
                 connection.rollback()
@@ -141,10 +149,10 @@ class Connections(ForkAware):
                     self._readers.append(connection)
                 else:
                     connection.close()
-                self._lent -= 1
-                self._pool.notify_all()
+                self._lent.discard(connection)
+                self._returned.notify_all()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self) -> _Connection:
         # Never made here: the file would be anybody's to read.
         query = "?mode=rw" + (f"&vfs={quote(self._vfs)}" if self._vfs else "")
         connection = sqlite3.connect(
@@ -154,6 +162,7 @@ class Connections(ForkAware):
             isolation_level=None,
             check_same_thread=False,
             cached_statements=64,
+            factory=_Connection,
         )
         try:
             # FULL: a commit is on the disk before it is answered.
@@ -181,7 +190,7 @@ class Connections(ForkAware):
                 self.journal_mode,
             )
 
-    def _set_wal(self, connection: sqlite3.Connection) -> str:
+    def _set_wal(self, connection: _Connection) -> str:
         deadline = time.monotonic() + self._busy_timeout
         while True:
             try:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from charm_checkpoint.codec import valid_id
-from charm_checkpoint.errors import ConfigError, DeserializationError, ThreadConflictError
+from charm_checkpoint.errors import ConfigError, DeserializationError
 from charm_checkpoint.sqlite.backend import SqliteBackend
 from charm_checkpoint.store import CheckpointStore, Message
 
@@ -58,9 +57,7 @@ class LocalMemory(CheckpointStore):
 
     def append_messages(self, thread_id: str, messages: list[Message]) -> None:
         if old := self._left_by_charmos(thread_id):
-            # Whoever gets there first takes them over, once for all.
-            with suppress(ThreadConflictError):
-                self.save_messages(thread_id, old)
+            self.messages.begin(thread_id, old)
         super().append_messages(thread_id, messages)
 
     async def aload_messages(self, thread_id: str) -> list[Message]:
@@ -69,8 +66,7 @@ class LocalMemory(CheckpointStore):
 
     async def aappend_messages(self, thread_id: str, messages: list[Message]) -> None:
         if old := await asyncio.to_thread(self._left_by_charmos, thread_id):
-            with suppress(ThreadConflictError):
-                await self.asave_messages(thread_id, old)
+            await self.messages.abegin(thread_id, old)
         await super().aappend_messages(thread_id, messages)
 
     def delete(self, thread_id: str) -> None:

@@ -107,9 +107,14 @@ class Values(ForkAware):
     # -- fetching --------------------------------------------------------------------------------------------------
 
     def fetch(
-        self, db: sqlite3.Connection, place: Place, versions: Mapping[str, str]
+        self,
+        db: sqlite3.Connection,
+        place: Place,
+        versions: Mapping[str, str],
+        *,
+        remember: bool,
     ) -> list[BlobRow]:
-        """The stored values among `versions` (channel to version)."""
+        """The stored values among `versions` (channel to version), remembered unless they are only looked at."""
         found: list[BlobRow] = []
         keys = [(version, channel) for channel, version in versions.items()]
         for start in range(0, len(keys), ROWS_PER_STATEMENT):
@@ -125,7 +130,8 @@ class Values(ForkAware):
             ).fetchall()
             for channel, version, type_, base, depth, weight, stored in rows:
                 data = self._rebuild(db, place, channel, version, base, stored)
-                if len(data) >= _MIN_BYTES and len(version) >= _SHORTEST_UNIQUE_VERSION:
+                unique = len(version) >= _SHORTEST_UNIQUE_VERSION
+                if remember and unique and len(data) >= _MIN_BYTES:
                     self._remember(place, channel, _Value(version, data, depth, weight))
                 found.append(BlobRow(channel, version, type_, data))
         return found

@@ -76,7 +76,7 @@ class IdContract(BackendFixtures):
         odd = _ODD[kind]
         unit = put(
             odd,
-            "p" + odd[1:],
+            None,
             blob(odd, odd, type=odd[:40]),
             thread=odd,
             namespace=odd,

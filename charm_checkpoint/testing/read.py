@@ -330,7 +330,8 @@ class ReadContract(BackendFixtures):
 
     def test_lineage_of_nothing(self, ready: Backend) -> None:
         assert _lineage(ready, None, "a") == []
-        store(ready, put("2", "gone"))
+        store(ready, put("1"), put("2", "1"))
+        ready.prune(THREAD, [("", "1")])
         assert _lineage(ready, "2", "a") == []
         assert _lineage(ready, "unknown", "a") == []
 

@@ -115,7 +115,7 @@ class ThreadContract(BackendFixtures):
         store(
             ready,
             put("1", None, blob("a")),
-            put("2", "1", namespace="sub"),
+            put("2", None, namespace="sub"),
             put("3", "1", fenced=True),
             pending("3"),
             pending("4"),
@@ -193,11 +193,11 @@ class ThreadContract(BackendFixtures):
         assert _thread_ids(ready) == [THREAD]
 
     def test_a_parent_above_the_tombstone_is_no_deleted_one(self, ready: Backend) -> None:
-        """It may be on its way, in a batch behind this one."""
+        """A root may be on its way, in a batch behind this one; a parent comes before its children."""
         chain(ready, "1", "2")
         ready.delete(THREAD, at=_LATER)
-        store(ready, put("4", "3"), put("5", root="3", namespace="sub"))
-        assert head(ready) == "4"
+        store(ready, put("5", root="3", namespace="sub"))
+        assert statuses(ready.write([put("4", "3")])) == ["orphaned"]
 
     def test_a_thread_starts_anew_with_a_batch(self, ready: Backend) -> None:
         chain(ready, "1", "2")
@@ -348,5 +348,17 @@ class ThreadContract(BackendFixtures):
         assert ready.prune(THREAD, [("", "2"), ("", "1")]) == 2
         assert head(ready) is None
         assert _thread_ids(ready) == []
-        store(ready, put("3", "2", fenced=True))
+        assert statuses(ready.write([put("3", "2", fenced=True)])) == ["orphaned"]
+        store(ready, put("3", fenced=True))
         assert head(ready) == "3"
+
+    def test_a_pruned_parent_is_not_grown_from(self, ready: Backend) -> None:
+        """What the child carries on from it may be gone."""
+        store(ready, put("1", None, blob("a")), put("2", "1", blob("b")), pending("3"))
+        ready.prune(THREAD, [("", "1")])
+        for put_on_it in (put("3", "1", versions={"a": "1"}), put("3", "1", on_conflict="branch")):
+            assert statuses(ready.write([put_on_it])) == ["orphaned"]
+        assert (head(ready), ids(ready)) == ("2", ["2"])
+        assert read(ready, "3").checkpoint is None
+        store(ready, put("3", "2"))
+        assert read(ready, "3").writes == [], "the refused checkpoint's writes were kept"

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,11 +107,74 @@ def tasks_left_behind(saver: CheckpointSaver) -> None:
     asyncio.run(leave())
 
 
+def tasks_given_up(saver: CheckpointSaver) -> None:
+    """Steps were handed over, and nobody waits for them any more when the process ends."""
+    backend = saver.engine.backend
+    write, ending = backend.write, threading.Event()
+
+    def write_at_the_end(units: Any) -> Any:
+        assert ending.wait(60)
+        return write(units)
+
+    async def give_up() -> None:
+        tasks = [asyncio.create_task(asave(saver, f"task {n}")) for n in range(50)]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in tasks)
+
+    backend.write = write_at_the_end  # type: ignore[method-assign]
+    asyncio.run(give_up())
+    # Of the exit handlers, those registered last run first.
+    atexit.register(ending.set)
+    for n in range(50):
+        say(f"task {n}")
+
+
 def no_farewell(saver: CheckpointSaver) -> None:
     """No exit handler runs."""
     started(write_on, saver, "daemon", daemon=True)
     write_on(saver, "main", 10)
     os._exit(0)
+
+
+# -- a backend that stops its caller ----------------------------------------------------------------------------------
+
+
+def backend_stops(saver: CheckpointSaver) -> None:
+    """The backend raises what is no `Exception`: one that runs a loop inside may let a `CancelledError` out.
+
+    Whichever thread was writing, whoever comes later is answered, and the process ends.
+    """
+    backend = saver.engine.backend
+    write = backend.write
+    stops: list[type[BaseException]] = []
+
+    def write_and_stop(units: Any) -> Any:
+        answer = write(units)
+        if stops:
+            raise stops.pop()
+        return answer
+
+    async def stopped(name: str) -> None:
+        with suppress(asyncio.CancelledError, Exception):
+            await asave(saver, name)
+
+    def stopped_thread(name: str) -> None:
+        with suppress(BaseException):
+            save(saver, name)
+
+    backend.write = write_and_stop  # type: ignore[method-assign]
+    for error in (SystemExit, asyncio.CancelledError, GeneratorExit):
+        name = error.__name__
+        # The calling thread writes, then the engine's own.
+        stops.append(error)
+        started(stopped_thread, f"{name} in a thread").join()
+        started(save, saver, f"{name}, another thread").join()
+        stops.append(error)
+        asyncio.run(stopped(f"{name} in the writer"))
+        asyncio.run(asave(saver, f"{name}, async"))
+        save(saver, f"{name}, main")
+        assert not stops
+    assert saver.flush(60)
 
 
 # -- forks -------------------------------------------------------------------------------------------------------------

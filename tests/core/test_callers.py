@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.core.support import WAIT, aput, chat_graph, latest, opened, place, put
 
 
@@ -58,6 +60,26 @@ async def test_sync_calls_on_the_loop_itself(path: Path) -> None:
             saver.put_writes(config, [("n", n)], "task")
             assert latest(saver, "t") == {"n": n}
         await asyncio.gather(*others)
+
+
+async def test_where_no_thread_can_be_started(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is while the interpreter shuts down: whoever calls does the work."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    with opened(path) as saver:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        first = await aput(saver, place("t"), n=1)
+        second = put(saver, first, n=2)
+        await saver.aput_writes(second, [("n", 3)], "task")
+        found = await saver.aget_tuple(place("t"))
+        assert found is not None
+        assert found.config == second
+        assert found.pending_writes == [("task", "n", 3)]
+        await asyncio.gather(*(aput(saver, place(n), n=n) for n in range(20)))
+        assert [latest(saver, n)["n"] for n in range(20)] == list(range(20))
+        assert saver.flush(WAIT)
 
 
 def test_one_saver_in_two_loops_at_once(path: Path) -> None:

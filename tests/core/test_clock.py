@@ -107,6 +107,33 @@ class TestFollowing:
         clock.observe(str(uuid_at(ahead - 1)))
         assert uuid6().time == ahead + 1
 
+    def test_a_fork_sorts_behind_the_head_that_it_leaves(self, path: Path) -> None:
+        with opened(path) as saver:
+            old = put(saver, place("t"), n=1)
+            checkpoint, versions = checkpoint_of(n=2)
+            ahead = str(uuid_at(uuid6().time + HOUR))
+            saver.put(old, {**checkpoint, "id": ahead}, {"source": "loop", "step": 1}, versions)
+            asked = saver.get_tuple(place("t", id_of(old)))
+            assert asked is not None
+            fork = put(saver, asked.config, n=3)
+            assert [id_of(t.config) for t in saver.list(place("t"))] == [
+                id_of(fork),
+                ahead,
+                id_of(old),
+            ]
+
+    def test_a_thread_begun_anew_is_not_taken_for_the_deleted(self, path: Path) -> None:
+        """Writes may come before their checkpoint, and a late writer's are told from them by the id alone."""
+        with opened(path) as saver:
+            checkpoint, versions = checkpoint_of(n=1)
+            ahead = str(uuid_at(uuid6().time + HOUR))
+            saver.put(place("t"), {**checkpoint, "id": ahead}, {"source": "loop"}, versions)
+            saver.delete_thread("t")
+            ids._last_v6_timestamp = None
+            assert saver.get_tuple(place("t")) is None
+            fresh = place("t", str(uuid6()))
+            saver.put_writes(fresh, [("n", 2)], "task")
+
     @pytest.mark.parametrize("nothing", [None, "", "1", "latest", str(uuid4()), str(uuid1())])
     def test_only_its_own_kind_of_id(self, nothing: str | None) -> None:
         before = ids._last_v6_timestamp

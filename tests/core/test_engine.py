@@ -6,16 +6,20 @@ Interpreter exit and fork are in test_processes.
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from charm_checkpoint import engine
 from charm_checkpoint.backend import Backend, Outcome, PutWrites, Unit, WriteRow
 from charm_checkpoint.engine import Engine, RetryPolicy
 from charm_checkpoint.errors import BackendError, BackendFull, BackendUnavailable
@@ -314,6 +318,13 @@ class TestCancelling:
             assert found is not None
 
 
+def elsewhere(call: Callable[..., Iterator[Any]], *args: Any) -> list[Any]:
+    """What a call gives on another thread, one that ends with the tests even if it hangs."""
+    answer: Future[list[Any]] = Future()
+    threading.Thread(target=lambda: answer.set_result(list(call(*args))), daemon=True).start()
+    return answer.result(WAIT)
+
+
 class TestInterrupt:
     def test_a_ctrl_c_in_the_writer_that_leads(self, path: Path, pool: ThreadPoolExecutor) -> None:
         others: list[Future[Any]] = []
@@ -382,7 +393,7 @@ class TestInterrupt:
                     with pytest.raises((KeyboardInterrupt, RuntimeError)):
                         save_until_interrupted(saver, stored)
                     assert saver.flush(WAIT), f"nobody writes any more after {n + 1}"
-                    found = [t.config for t in saver.list(place(n))]
+                    found = [t.config for t in elsewhere(saver.list, place(n))]
                     # The interrupted one was stored, or never begun.
                     assert found in (stored[::-1], [*found[:1], *stored[::-1]])
         finally:
@@ -452,6 +463,8 @@ class TestFlushAndClose:
         first = in_flight(gate, saver, pool)
         second = pool.submit(put, saver, place("second"), n=2)
         closing = pool.submit(saver.close)
+        with pytest.raises(FutureTimeout):
+            closing.result(0.05)
         gate.opened.set()
         closing.result(WAIT)
         first.result(WAIT)
@@ -487,22 +500,35 @@ class TestFlushAndClose:
         with opened(path) as again:
             assert latest(again, "t") == {"n": 1}
 
-    def test_no_threads_stay_behind(self, path: Path) -> None:
-        def ours() -> list[str]:
-            return [t.name for t in threading.enumerate() if t.name.startswith("charm-checkpoint")]
+    def test_no_threads_stay_behind(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor an engine that was not closed and that nobody holds."""
 
         async def use(saver: CheckpointSaver) -> None:
             await aput(saver, place("t"), n=1)
             await saver.aget_tuple(place("t"))
 
-        before = len(ours())
-        with opened(path) as saver:
-            asyncio.run(use(saver))
-            assert len(ours()) > before
-            writer = saver.engine._writer
+        monkeypatch.setattr(engine, "_IDLE", 0.01)
+        before = set(threading.enumerate())
+        saver = CheckpointSaver(SqliteBackend(path))
+        asyncio.run(use(saver))
+        writer = saver.engine._writer
         assert writer is not None
         writer.join(WAIT)
-        assert len(ours()) == before
+        asyncio.run(use(saver))
+        saver.close()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(WAIT)
+            assert not thread.is_alive()
+
+        dropped = CheckpointSaver(SqliteBackend(path))
+        put(dropped, place("t"), n=1)
+        dropped.engine.backend.close()
+        alive = weakref.ref(dropped.engine)
+        del dropped
+        for thread in set(threading.enumerate()) - before:
+            thread.join(WAIT)
+        gc.collect()
+        assert alive() is None
 
     def test_setup_happens_on_first_use_and_once(self, path: Path) -> None:
         class Counting(Through):
@@ -537,9 +563,9 @@ class TestFlushAndClose:
 
 def test_an_engine_is_only_rows(path: Path) -> None:
     """It works on units alone, for whoever writes them."""
-    engine = Engine(SqliteBackend(path))
+    bare = Engine(SqliteBackend(path))
     row = WriteRow("task", 0, "channel", "", "msgpack", b"\x01")
     unit = PutWrites("t", "", "checkpoint", (row,))
-    assert engine.write(unit).status == "stored"
-    assert asyncio.run(engine.awrite(unit)).status == "stored"
-    engine.close()
+    assert bare.write(unit).status == "stored"
+    assert asyncio.run(bare.awrite(unit)).status == "stored"
+    bare.close()
