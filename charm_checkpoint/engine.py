@@ -87,11 +87,19 @@ class Engine(ForkAware):
             BackendError: It was not stored, or (`BackendUnavailable`) that is not known.
         """
         future: Future[Outcome] = Future()
-        # Ctrl-C reaches the main thread between any two steps, also before it could let go of the lead: it never leads
-        # while there can be another thread.
-        if self._hand_over(unit, future, may_lead=not _on_main_thread()):
+        if not _on_main_thread():
+            if self._hand_over(unit, future, may_lead=True):
+                self._write_until(future)
+            return future.result()
+        # Ctrl-C reaches the main thread between any two steps: before it could let go of the lead, or within the locks
+        # of a future. So it never leads while there can be another thread, and waits on a lock that nobody else needs.
+        answered = threading.Lock()
+        answered.acquire()
+        future.add_done_callback(lambda _: answered.release())
+        if self._hand_over(unit, future, may_lead=False):
             self._write_until(future)
-        return future.result()
+        with answered:
+            return future.result()
 
     async def awrite(self, unit: Unit) -> Outcome:
         """Like `write`, without a thread. Cancelling the caller does not take the unit back."""

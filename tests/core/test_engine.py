@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,23 @@ class TestFailures:
             put(saver, place("t"), n=1)
             assert latest(saver, "t") == {"n": 1}
 
+    async def test_a_batch_is_given_up_together(
+        self, path: Path, gate: Gate, pool: ThreadPoolExecutor
+    ) -> None:
+        """Not one after the other, each with its own patience."""
+        backend = Failing(gate, [])
+        with opened(backend, retry=QUICK) as saver:
+            first = in_flight(gate, saver, pool)
+            tasks = [asyncio.create_task(aput(saver, place(n), n=n)) for n in range(50)]
+            await begun(*tasks)
+            backend.errors = [BackendUnavailable("gone")] * 10_000
+            gate.opened.set()
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+            assert {type(answer) for answer in answers} == {BackendUnavailable}
+            with suppress(BackendUnavailable):
+                first.result(WAIT)
+            assert backend.attempts < 100
+
     async def test_a_lost_answer_doubles_nothing(self, path: Path) -> None:
         gone = BackendUnavailable("the answer was lost")
         backend = Failing(SqliteBackend(path), [], late=True)
@@ -434,27 +452,27 @@ class TestFlushAndClose:
             assert saver.flush(WAIT)
             assert first.done() or first.result(WAIT)
 
-    def test_flush_waits_only_for_what_came_before_it(self, path: Path) -> None:
-        stop = threading.Event()
-        with opened(path) as saver, ThreadPoolExecutor(3) as pool:
-            writing = threading.Barrier(4)
+    def test_flush_waits_only_for_what_came_before_it(
+        self, path: Path, pool: ThreadPoolExecutor
+    ) -> None:
+        """There is never a moment at which nothing waits."""
+        enough = threading.Event()
 
-            def write(name: int) -> None:
-                put(saver, place(name), n=0)
-                writing.wait(WAIT)
-                while not stop.is_set():
-                    put(saver, place(f"{name}"), n=1)
+        class Endless(Through):
+            def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+                answer = super().write(units)
+                handed = saver.engine._handed
+                if not enough.is_set():
+                    pool.submit(put, saver, place("next"), n=0)
+                    while saver.engine._handed == handed:
+                        assert not enough.wait(0.001)
+                return answer
 
-            writers = [pool.submit(write, n) for n in range(3)]
-            writing.wait(WAIT)
-            try:
-                for _ in range(20):
-                    assert saver.flush(WAIT)
-            finally:
-                stop.set()
-            for each in writers:
-                if error := each.exception(WAIT):
-                    raise error
+        with opened(Endless(SqliteBackend(path))) as saver:
+            put(saver, place("first"), n=0)
+            for _ in range(20):
+                assert saver.flush(WAIT)
+            enough.set()
 
     def test_close_stores_what_is_waiting(
         self, gate: Gate, pool: ThreadPoolExecutor, path: Path
@@ -531,17 +549,27 @@ class TestFlushAndClose:
         assert alive() is None
 
     def test_setup_happens_on_first_use_and_once(self, path: Path) -> None:
+        called = threading.Semaphore(0)
+
         class Counting(Through):
             setups = 0
 
             def setup(self) -> None:
                 self.setups += 1
+                if self.setups == 1:
+                    for _ in range(16):
+                        assert called.acquire(timeout=WAIT)
                 self.inner.setup()
+
+        def read(_: int) -> None:
+            called.release()
+            assert saver.get_tuple(place("t")) is None
 
         backend = Counting(SqliteBackend(path))
         with opened(backend) as saver, ThreadPoolExecutor(16) as pool:
             assert not path.exists()
-            list(pool.map(lambda n: put(saver, place(n), n=n), range(64)))
+            list(pool.map(read, range(16)))
+            put(saver, place("t"), n=1)
         assert backend.setups == 1
 
     def test_a_setup_that_failed_is_tried_again(self, path: Path) -> None:

@@ -1,0 +1,137 @@
+"""The tables and functions: how they are made, checked, and told to whoever may make them."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from charm_checkpoint.errors import BackendCorrupt, BackendReadOnly
+from charm_memory_postgres.connections import Connections
+
+__all__ = ["MIGRATE", "prepare", "script"]
+
+MIGRATE = ("auto", "check")
+
+# Raised whenever a file in sql/ changes. A function keeps its answer under its version for good, so that releases
+# before and after a change work side by side.
+VERSION = 1
+_FILES = ("tables", "foreign", "write", "read", "threads")
+# LangGraph's migration that added the last column used here.
+_LANGGRAPH_VERSION = 9
+_LOCK = 0x4368726D  # "Chrm"
+_ATTEMPTS = 5
+
+# Another program's set-up (PostgresSaver.setup) made the same thing at the same time.
+_RACES = (
+    errors.DuplicateTable,
+    errors.DuplicateObject,
+    errors.DuplicateFunction,
+    errors.DuplicateSchema,
+    errors.DuplicateColumn,
+    errors.UniqueViolation,
+    errors.DeadlockDetected,
+)
+
+
+def prepare(connections: Connections, schema: str, migrate: str) -> None:
+    """Make what is missing, or for `"check"` tell that it is.
+
+    Raises:
+        BackendReadOnly: Something is missing and may not be made.
+        BackendCorrupt: The tables are another program's, or the database is not in UTF-8.
+    """
+    with connections.lend() as connection:
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise BackendCorrupt(
+                f"{connections.name} is in {encoding}; threads hold any text, so it has to be in UTF8"
+            )
+        if _is_ready(connection, schema):
+            return
+        hint = (
+            f"have the owner of schema {schema!r} run what `charm-checkpoint sql postgres` prints"
+        )
+        if migrate == "check":
+            raise BackendReadOnly(
+                f"{connections.name} has not the tables and functions of this release; {hint}"
+            )
+        for attempt in range(_ATTEMPTS):
+            try:
+                _migrate(connection, connections.name, schema)
+            except _RACES:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            except errors.InsufficientPrivilege as error:
+                raise BackendReadOnly(
+                    f"{connections.name}: this role may not make the tables ({error.diag.message_primary}); {hint}"
+                ) from error
+            else:
+                return
+
+
+def script(schema: str = "public") -> str:
+    """All statements, for `psql`: may be run again, in one transaction."""
+    return "\n".join(
+        ["BEGIN;", f"SELECT pg_advisory_xact_lock({_LOCK});", _statements(schema), "COMMIT;\n"]
+    )
+
+
+def _is_ready(connection: psycopg.Connection[Any], schema: str) -> bool:
+    query = sql.SQL("SELECT (SELECT max(v) FROM {}), (SELECT max(v) FROM {})").format(
+        sql.Identifier(schema, "charm_migrations"), sql.Identifier(schema, "checkpoint_migrations")
+    )
+    try:
+        row = connection.execute(query).fetchone()
+    except (errors.UndefinedTable, errors.InvalidSchemaName):
+        return False
+    assert row is not None
+    ours, langgraphs = row
+    return (ours or 0) >= VERSION and (langgraphs or 0) >= _LANGGRAPH_VERSION
+
+
+def _migrate(connection: psycopg.Connection[Any], name: str, schema: str) -> None:
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        # Asked in a way that fails in no case, as a failure would end the transaction.
+        columns = connection.execute(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = %s "
+            "AND table_name IN ('checkpoints', 'charm_migrations', 'checkpoint_migrations')",
+            (schema,),
+        ).fetchall()
+        tables = {table for table, _ in columns}
+        if "checkpoints" in tables and ("checkpoints", "checkpoint_id") not in columns:
+            raise BackendCorrupt(
+                f"{name}, schema {schema!r}: the table checkpoints is another program's (ShallowPostgresSaver's?); it "
+                'was left as it is. Give this store a schema of its own: schema="…"'
+            )
+        if {"charm_migrations", "checkpoint_migrations"} <= tables and _is_ready(
+            connection, schema
+        ):
+            return
+        connection.execute(_statements(schema).encode())
+
+
+def _statements(schema: str) -> str:
+    from langgraph.checkpoint.postgres.base import MIGRATIONS
+
+    quoted = sql.Identifier(schema).as_string()
+    statements = [
+        # Not CREATE … IF NOT EXISTS, which wants the right to create even where nothing has to be.
+        f"DO $$ BEGIN IF to_regnamespace({sql.Literal(quoted).as_string()}) IS NULL THEN "
+        f"CREATE SCHEMA {quoted}; END IF; END $$;",
+        # Functions take their search_path from here, for good.
+        f"SET LOCAL search_path = {quoted}, pg_temp;",
+    ]
+    for version, migration in enumerate(MIGRATIONS):
+        # In a transaction nothing is made concurrently.
+        statements.append(f"{migration.strip().rstrip(';')};".replace(" CONCURRENTLY", ""))
+        statements.append(
+            f"INSERT INTO checkpoint_migrations VALUES ({version}) ON CONFLICT DO NOTHING;"  # noqa: S608
+        )
+    files = resources.files("charm_memory_postgres") / "sql"
+    statements += [(files / f"{name}.sql").read_text(encoding="utf-8") for name in _FILES]
+    statements.append(f"INSERT INTO charm_migrations VALUES ({VERSION}) ON CONFLICT DO NOTHING;")  # noqa: S608
+    return "\n".join(statements)

@@ -1,0 +1,59 @@
+-- Beside LangGraph's tables. Ids compare as bytes here, whatever the database's own order of text is.
+
+CREATE TABLE IF NOT EXISTS charm_migrations (
+    v integer PRIMARY KEY
+);
+
+-- What LangGraph's `checkpoints` has no column for; one row for each of its rows.
+CREATE TABLE IF NOT EXISTS charm_checkpoints (
+    thread_id text COLLATE "C" NOT NULL,
+    checkpoint_ns text COLLATE "C" NOT NULL,
+    checkpoint_id text COLLATE "C" NOT NULL,
+    run_id text COLLATE "C",
+    root_id text COLLATE "C",
+    device text NOT NULL,
+    created_at double precision NOT NULL,
+    -- The JSON as it was written, where JSONB would have changed it.
+    body bytea,
+    metadata bytea,
+    PRIMARY KEY (thread_id, checkpoint_ns, checkpoint_id)
+);
+CREATE INDEX IF NOT EXISTS charm_checkpoints_by_id
+    ON charm_checkpoints (checkpoint_id, thread_id, checkpoint_ns);
+CREATE INDEX IF NOT EXISTS charm_checkpoints_by_run
+    ON charm_checkpoints (run_id) WHERE run_id IS NOT NULL;
+
+-- No index but the key: a head that moves then rewrites no index.
+CREATE TABLE IF NOT EXISTS charm_heads (
+    thread_id text COLLATE "C" NOT NULL,
+    checkpoint_ns text COLLATE "C" NOT NULL,
+    checkpoint_id text COLLATE "C" NOT NULL,
+    device text NOT NULL,
+    moved_at double precision NOT NULL,
+    PRIMARY KEY (thread_id, checkpoint_ns)
+) WITH (fillfactor = 70);
+
+CREATE TABLE IF NOT EXISTS charm_threads (
+    thread_id text COLLATE "C" PRIMARY KEY,
+    created_at double precision,
+    -- When one of its heads moved last; null for a thread without heads, which is not listed.
+    updated_at double precision,
+    -- The tombstone: when the thread was deleted last, and the greatest checkpoint id it ever lost.
+    deleted_at double precision,
+    deleted_through text COLLATE "C"
+) WITH (fillfactor = 70);
+CREATE INDEX IF NOT EXISTS charm_threads_by_recency
+    ON charm_threads (updated_at, thread_id) WHERE updated_at IS NOT NULL;
+
+-- lz4 stores a long message list about five times faster than pglz. Only a default for new values: any saver reads both.
+DO $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_settings
+        WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)
+    ) THEN
+        ALTER TABLE checkpoint_blobs ALTER COLUMN blob SET COMPRESSION lz4;
+        ALTER TABLE checkpoint_writes ALTER COLUMN blob SET COMPRESSION lz4;
+    END IF;
+END
+$$;

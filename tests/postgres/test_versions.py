@@ -1,0 +1,45 @@
+"""An older Postgres, in a database whose order of text is a language's and not that of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from charm_checkpoint.backend import Backend
+from charm_checkpoint.testing import (
+    IdContract,
+    ReadContract,
+    ThreadContract,
+    WriteContract,
+)
+from charm_memory_postgres import PostgresBackend
+from tests.postgres.conftest import database_with_tables, empty, in_database
+from tests.postgres.server import Server
+
+
+@pytest.fixture(scope="module")
+def english_database(older_server: Server) -> Iterator[psycopg.Connection]:
+    options = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'"
+    with database_with_tables(older_server.url(), options) as connection:
+        yield connection
+
+
+def test_its_order_of_text_is_not_that_of_bytes(english_database: psycopg.Connection) -> None:
+    assert english_database.execute("SELECT 'a' < 'B'").fetchone() == (True,)
+
+
+class TestOlderPostgres(WriteContract, ReadContract, ThreadContract, IdContract):
+    @pytest.fixture
+    def backend(
+        self, older_server: Server, english_database: psycopg.Connection
+    ) -> Iterator[Backend]:
+        empty(english_database)
+        self.url = in_database(older_server.url(), english_database.info.dbname)
+        backend = PostgresBackend(self.url)
+        yield backend
+        backend.close()
+
+    def reopen(self, backend: Backend) -> Backend:
+        return PostgresBackend(self.url)
