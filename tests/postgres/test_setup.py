@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -280,6 +282,11 @@ def test_a_config_that_is_not_valid(config: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told) as refused:
         PostgresMemory(config)
     assert "s3cret" not in str(refused.value)
+
+
+def test_looking_at_what_is_installed_imports_no_driver() -> None:
+    code = "import sys, charm_memory_postgres; sys.exit('psycopg' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_name_tells_no_password() -> None:

@@ -24,8 +24,8 @@ from langgraph.graph import StateGraph
 from charm_adapter_checkpoint.adapter import MemoryAdapter, run_async
 from charm_adapter_checkpoint.results import output_of, success, suspended
 from charm_adapter_checkpoint.turn import plan
-from charm_checkpoint.errors import ConfigError
 from charm_checkpoint import announce_graph_types
+from charm_checkpoint.errors import ConfigError
 
 __all__ = ["GraphAdapter"]
 
