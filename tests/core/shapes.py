@@ -1,4 +1,4 @@
-"""Types of somebody's state, for test_bad_input. Run as a module it stores some and ends."""
+"""Types of somebody's state, for test_bad_input and test_types. Run as a module it stores some and ends."""
 
 from __future__ import annotations
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import operator
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,6 +112,35 @@ class Through:
 
     def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
         return self.inner.write(units)
+
+
+class Gate(Through):
+    """Counts batches, and holds them up while it is shut."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
+        self.batches: list[int] = []
+        self.opened = threading.Event()
+        self.entered = threading.Event()
+
+    def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+        self.batches.append(len(units))
+        self.entered.set()
+        assert self.opened.wait(WAIT)
+        return super().write(units)
+
+
+async def begun(*tasks: asyncio.Task[Any]) -> None:
+    """Let fresh tasks run to where they wait."""
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+
+
+def in_flight(gate: Gate, saver: CheckpointSaver, pool: ThreadPoolExecutor) -> Future[Any]:
+    """One write of a thread that the gate holds up."""
+    first = pool.submit(put, saver, place("first"), n=0)
+    assert gate.entered.wait(WAIT)
+    return first
 
 
 def command(module: str, *args: object) -> list[str]:

@@ -137,7 +137,7 @@ BEGIN
     END IF;
     IF (unit ->> 'fenced')::boolean THEN
         SELECT * INTO head FROM charm_heads WHERE thread_id = thread AND checkpoint_ns = ns;
-        IF  EXISTS (
+        IF is_stored AND head.checkpoint_id IS DISTINCT FROM id OR EXISTS (
             SELECT FROM jsonb_array_elements(unit -> 'writes') w CROSS JOIN LATERAL (
                 SELECT * FROM checkpoint_writes s
                 WHERE s.thread_id = thread AND s.checkpoint_ns = ns AND s.checkpoint_id = id
