@@ -150,7 +150,7 @@ def test_a_functional_agent_compiles_and_its_types_come_back() -> None:
 
 def test_nothing_of_a_type_that_is_not_allowed_is_imported(tmp_path: Path) -> None:
     (tmp_path / "trap.py").write_text(
-        "import dataclasses\n@dataclasses.dataclass\nclass Trap:\n    x: int = 0\nprint('imported')\n"
+        "import dataclasses\n@dataclasses.dataclass\nclass Trap:\n    x: int = 0\nprint('trap sprung')\n"
     )
     program = """
         import sys
@@ -175,6 +175,6 @@ def test_nothing_of_a_type_that_is_not_allowed_is_imported(tmp_path: Path) -> No
         ).stdout
         for step in ("write", "read")
     ]
-    assert "imported" in said[0]
-    assert "imported" not in said[1]
+    assert "trap sprung" in said[0]
+    assert "trap sprung" not in said[1]
     assert "trap:Trap" in said[1]

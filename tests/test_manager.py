@@ -53,10 +53,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         names = {
             "fake": "fake_plugin:Fake",
             "other": "fake_plugin:Other",
-            "postgresql": "fake_plugin:Other",
+            "valkey": "fake_plugin:Other",
         }
         found.install(
-            "charm-memory-fake", {**names, "postgres": "fake_plugin:Other"}, fake_plugin=source
+            "charm-memory-fake", {**names, "redis": "fake_plugin:Other"}, fake_plugin=source
         )
         yield found
 
@@ -225,10 +225,10 @@ def test_open_store_means_what_it_says(site: Site) -> None:
 
 
 def test_a_url_and_the_names_of_its_provider(site: Site) -> None:
-    store = open_store("postgresql://u:p@ss/w#rd?@h/db", pool=3)
-    assert store.config == {"url": "postgresql://u:p@ss/w#rd?@h/db", "pool": 3}
-    assert StorageManager.get_provider("postgres", {}) is store
-    assert StorageManager.get_provider("postgresql://h2", {}).config == {"url": "postgresql://h2"}
+    store = open_store("valkey://u:p@ss/w#rd?@h/db", pool=3)
+    assert store.config == {"url": "valkey://u:p@ss/w#rd?@h/db", "pool": 3}
+    assert StorageManager.get_provider("redis", {}) is store
+    assert StorageManager.get_provider("valkey://h2", {}).config == {"url": "valkey://h2"}
 
 
 def test_charm_yaml_is_used_when_nothing_is_active(
@@ -250,8 +250,8 @@ def test_charm_yaml_is_used_when_nothing_is_active(
     StorageManager.close_all()
     assert StorageManager.get_provider("other", {}).config == {}
     StorageManager.close_all()
-    monkeypatch.setenv("CHARM_MEMORY_PROVIDER", "postgresql://h")
-    assert open_store().config == {"url": "postgresql://h"}
+    monkeypatch.setenv("CHARM_MEMORY_PROVIDER", "valkey://h")
+    assert open_store().config == {"url": "valkey://h"}
 
 
 @pytest.mark.parametrize("provider", [Path("x.db"), 7, b"local"])

@@ -116,7 +116,7 @@ def test_of_two_distributions_ours_is_used_and_the_user_is_told(site: Site) -> N
     [
         ("redis", "charm-memory-redis"),
         ("rediss", "charm-memory-redis"),
-        ("postgresql", "charm-memory-postgres"),
+        ("valkey", "charm-memory-redis"),
         ("mongo", "charm-memory-mongo"),
     ],
 )
