@@ -28,28 +28,44 @@ def diff(base: bytes, new: bytes) -> bytes | None:
     return _FIELDS.pack(len(base), len(new), head, start, length, rest) + new[:head] + middle
 
 
-def apply(base: bytes, delta: bytes) -> bytes:
-    """Rebuild the value that `diff` encoded.
+def apply(base: bytes, *deltas: bytes) -> bytes:
+    """Rebuild the value that `diff` encoded, through a chain of deltas each made against the one before.
 
     Raises:
-        ValueError: `delta` was not made against this `base`, or is damaged.
+        ValueError: A delta was not made against what it is applied to, or is damaged.
     """
-    try:
-        base_size, size, head, start, length, rest = _FIELDS.unpack_from(delta)
-    except struct.error as error:
-        raise ValueError(f"a delta of {len(delta)} bytes has no header") from error
-    at = _FIELDS.size + head
-    new = b"".join(
-        (
-            delta[_FIELDS.size : at],
-            base[start : start + length],
-            delta[at:],
-            base[len(base) - rest :],
-        )
-    )
-    if len(base) != base_size or len(new) != size:
-        raise ValueError(f"a delta to {base_size} bytes does not fit a base of {len(base)}")
-    return new
+    # Pieces of the inputs, joined once at the end: a chain costs hardly more than its last value.
+    pieces, size = [memoryview(base)], len(base)
+    for delta in deltas:
+        try:
+            base_size, new_size, head, start, length, rest = _FIELDS.unpack_from(delta)
+        except struct.error as error:
+            raise ValueError(f"a delta of {len(delta)} bytes has no header") from error
+        if base_size != size:
+            raise ValueError(f"a delta to {base_size} bytes does not fit a base of {size}")
+        own = memoryview(delta)[_FIELDS.size :]
+        kept, tail = _cut(pieces, start, length), _cut(pieces, size - rest, rest)
+        pieces = [own[:head], *kept, own[head:], *tail]
+        size = sum(map(len, pieces))
+        if size != new_size:
+            raise ValueError(f"a delta to {new_size} bytes gives {size}")
+    return b"".join(pieces)
+
+
+def _cut(pieces: list[memoryview], start: int, length: int) -> list[memoryview]:
+    """The part of a value in pieces that begins at `start`."""
+    found: list[memoryview] = []
+    for piece in pieces:
+        if length <= 0:
+            break
+        if start >= len(piece):
+            start -= len(piece)
+            continue
+        part = piece[start : start + length]
+        found.append(part)
+        length -= len(part)
+        start = 0
+    return found
 
 
 def _array_header(data: bytes) -> int:

@@ -177,11 +177,16 @@ class Connections(ForkAware):
         """Make the file with its tables, or check it; choose the journal. Safe beside other processes."""
         with self._translated():
             self._create_private_file()
-        with self.writing() as connection:
-            schema.prepare(connection, self.name)
-        # Only now, since it changes the file: a foreign database has been refused above.
-        with self._write_lock, self._translated():
-            self.journal_mode = self._set_wal(self._open_writer())
+        with self.reading() as connection:
+            made = schema.is_ours(connection, self.name)
+            self.journal_mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+        if not made:
+            with self.writing() as connection:
+                schema.prepare(connection, self.name)
+        if self.journal_mode != "wal":
+            # Only now, since it changes the file: a foreign database has been refused above.
+            with self._write_lock, self._translated():
+                self.journal_mode = self._set_wal(self._open_writer())
         if self.journal_mode != "wal":
             logger.warning(
                 "%s is on a file system where SQLite's write-ahead log cannot work (a network mount?); using a "

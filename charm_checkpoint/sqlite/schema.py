@@ -78,28 +78,20 @@ CREATE TABLE IF NOT EXISTS writes (
 TABLES_OF_A_THREAD = ("threads", "heads", "checkpoints", "blobs", "writes")
 
 
-def prepare(connection: sqlite3.Connection, name: str) -> None:
-    """Make the tables in an empty file, or check that the file is ours and of a known format.
-
-    Runs in the caller's transaction.
+def is_ours(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether the file has our tables; False for an empty one.
 
     Raises:
         BackendCorrupt: The file holds something else or comes from a newer release. It was not changed.
     """
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id == 0:
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        if tables:
+        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
             raise BackendCorrupt(
                 f"{name} is a SQLite database of another program; it was left as it is. Give this store a file of "
                 "its own."
             )
-        for statement in _TABLES.split(";\n"):
-            if statement.strip():
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        return
+        return False
     if application_id != APPLICATION_ID:
         raise BackendCorrupt(
             f"{name} is a SQLite database of another program (application id {application_id:#x}); it was left as it "
@@ -110,3 +102,19 @@ def prepare(connection: sqlite3.Connection, name: str) -> None:
         raise BackendCorrupt(
             f"{name} has format {found}, this release knows {FORMAT}; it was left as it is. Upgrade charm-checkpoint."
         )
+    return True
+
+
+def prepare(connection: sqlite3.Connection, name: str) -> None:
+    """Make the tables in an empty file, in the caller's transaction.
+
+    Raises:
+        BackendCorrupt: As `is_ours`.
+    """
+    if is_ours(connection, name):
+        return
+    for statement in _TABLES.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")

@@ -166,8 +166,7 @@ class Values(ForkAware):
                 )
             base, data = row
         try:
-            for change in reversed(deltas):
-                data = delta.apply(data, change)
+            data = delta.apply(data, *reversed(deltas))
         except ValueError as error:
             raise BackendCorrupt(
                 f"thread {place[0]!r}: version {version} of channel {channel!r} cannot be rebuilt: {error}. Restore a "

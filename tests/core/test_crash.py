@@ -53,7 +53,7 @@ def kill(crasher: Process, path: Path, rng: random.Random) -> Killed:
     """Run turns on a file and kill them at a random point."""
     crasher.tell(str(path), rng.choice(["sync", "async", "exit"]))
     _, pid = crasher.hear()
-    lines = rng.choice([0, 0, rng.randrange(20), rng.randrange(100)])
+    lines = rng.choice([0, 0, rng.randrange(12), rng.randrange(50)])
     heard: list[Any] = []
     while len(heard) < lines:
         heard.append(crasher.hear())
