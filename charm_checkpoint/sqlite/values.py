@@ -167,7 +167,7 @@ class Values(ForkAware):
             base, data = row
         try:
             data = delta.apply(data, *reversed(deltas))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise BackendCorrupt(
                 f"thread {place[0]!r}: version {version} of channel {channel!r} cannot be rebuilt: {error}. Restore a "
                 "backup of the file"
