@@ -19,14 +19,15 @@ def _shapes() -> Any:
     return shapes
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shapes") / "threads.db"
+    run("shapes", path)
+    return path
+
+
 class TestTypes:
     """The types were stored by another process; this one reads them back only if it is told that it may."""
-
-    @pytest.fixture(scope="class")
-    def stored(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        path = tmp_path_factory.mktemp("shapes") / "threads.db"
-        run("shapes", path)
-        return path
 
     @pytest.fixture
     def path(self, stored: Path, tmp_path: Path) -> Path:
