@@ -261,6 +261,28 @@ class WriteContract(BackendFixtures):
         store(ready, put("5"))
         assert head(ready) == "5"
 
+    def test_fenced_writes_need_the_head(self, ready: Backend) -> None:
+        """What a DeltaChannel is rebuilt from must not come from a run that was overtaken."""
+        chain(ready, "1", "2")
+        [outcome] = ready.write([pending("1")._replace(fenced=True)])
+        assert outcome.status == "conflict"
+        assert outcome.head is not None
+        assert outcome.head.checkpoint_id == "2"
+        assert writes_of(read(ready, "1").writes) == []
+        ahead = pending("3", write(data=b"ahead"))._replace(fenced=True)
+        store(ready, pending("2")._replace(fenced=True), ahead)
+        store(ready, put("3", "2"), ahead)
+        assert writes_of(read(ready, "3").writes) == [write(data=b"ahead")]
+
+    def test_fenced_writes_differ_from_none_that_is_stored(self, ready: Backend) -> None:
+        first = pending("1", write(data=b"first"), write(idx=-1, data=b"x"))._replace(fenced=True)
+        other = pending("1", write(idx=1), write(data=b"other"))._replace(fenced=True)
+        replaced = pending("1", write(idx=-1, data=b"y"))._replace(fenced=True)
+        store(ready, put("1"), first, first, replaced)
+        assert statuses(ready.write([other])) == ["conflict"]
+        found = writes_of(read(ready, "1").writes)
+        assert found == [write(idx=-1, data=b"y"), write(data=b"first")]
+
     @pytest.mark.parametrize("parent", ["1", None, "unknown"])
     def test_a_conflict_stores_nothing(self, ready: Backend, parent: str | None) -> None:
         chain(ready, "1", "2")
