@@ -1,8 +1,8 @@
 """What runs of this process have read, so that a write can be checked against it.
 
 LangGraph gives a saver no run to hold on to: a put only says which checkpoint it grew from. A checkpoint that was asked
-for by id while it was not the head (time travel) is marked in the config that is handed out (`codec.forks`), so that a
-run which merely began there and was overtaken is not taken for one. What no config can carry is that a read found
+for by id while it was not the head (time travel) is handed out with a marked id (`codec.PastId`), so that a run which
+merely began there and was overtaken is not taken for one. What no config can carry is that a read found
 nothing: that is remembered here.
 """
 
