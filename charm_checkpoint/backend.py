@@ -9,6 +9,7 @@ Everything above it (retries, batching, both colours, fencing policy) is the eng
 | `write` | store units in order, each whole or refused; answer when durable | yes, by key |
 | `read` | one checkpoint with its blobs and writes, or the head | – |
 | `scan` | checkpoints newest first, in pages | – |
+| `pull` | a thread's heads, and of them what somebody who held them once lacks now | – |
 | `lineage` | what a DeltaChannel is rebuilt from | – |
 | `threads` | threads by recency, in pages | – |
 | `delete` | remove a thread and leave a tombstone | yes |
@@ -28,7 +29,8 @@ connections of its own, without touching the parent's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 __all__ = [
@@ -39,10 +41,13 @@ __all__ = [
     "BlobRow",
     "CheckpointRow",
     "Entry",
+    "HeadMark",
     "HeadRow",
+    "MoveHead",
     "OnConflict",
     "Outcome",
     "Page",
+    "Pulled",
     "PutCheckpoint",
     "PutWrites",
     "Scan",
@@ -53,6 +58,8 @@ __all__ = [
     "Unit",
     "WriteRow",
     "judge",
+    "judge_move",
+    "pulled",
 ]
 
 OnConflict = Literal["raise", "branch", "overwrite"]
@@ -119,9 +126,10 @@ class PutCheckpoint(NamedTuple):
     1. The same id is there: store nothing, leave the head, answer `"stored"`.
     2. The thread has a tombstone, and `row.parent_id` or `row.root_id` is neither stored nor above the tombstone's
        `deleted_through`: answer `"deleted"`.
-    3. `fenced`, a head exists that is not `row.parent_id`, and `on_conflict` is `"raise"`: answer `"conflict"`.
-    4. `row.parent_id` is given and not stored (it was pruned): answer `"orphaned"`, since values it carried on may be
-       gone too.
+    3. `fenced`, a head exists that is not `over` (without one: `row.parent_id`), and `on_conflict` is `"raise"`: answer
+       `"conflict"`.
+    4. `row.parent_id` is given and not stored (it was pruned), and the unit is not `whole`: answer `"orphaned"`, since
+       values it carried on may be gone too.
     5. As in 3, but `on_conflict` is `"branch"`: store it, leave the head, answer `"branched"`.
     6. Otherwise store it, move the head, answer `"stored"`.
 
@@ -135,6 +143,10 @@ class PutCheckpoint(NamedTuple):
     blobs: tuple[BlobRow, ...]
     fenced: bool
     on_conflict: OnConflict
+    over: str | None = None
+    """The head that its writer found, where that was not the parent (a fork)."""
+    whole: bool = False
+    """`blobs` are all values of the checkpoint, not only the new ones: it stands without its parent."""
 
 
 class PutWrites(NamedTuple):
@@ -152,7 +164,23 @@ class PutWrites(NamedTuple):
     fenced: bool = False
 
 
-Unit = PutCheckpoint | PutWrites
+class MoveHead(NamedTuple):
+    """Make a stored checkpoint the head of its namespace: what promoting a branch does.
+
+    It is the head already: `"stored"`. It is not stored: `"orphaned"`. A head exists that is not `over`: `"conflict"`.
+    Otherwise the head moves, with `device` and `at` for who moved it and when.
+    """
+
+    thread_id: str
+    namespace: str
+    checkpoint_id: str
+    over: str
+    """The head that this was decided upon."""
+    device: str
+    at: float
+
+
+Unit = PutCheckpoint | PutWrites | MoveHead
 
 
 class Outcome(NamedTuple):
@@ -160,7 +188,7 @@ class Outcome(NamedTuple):
 
     status: Literal["stored", "branched", "conflict", "deleted", "orphaned"]
     head: HeadRow | None = None
-    """For `"branched"` and `"conflict"`: the head that stood in the way."""
+    """For `"branched"`, `"conflict"` and `"orphaned"`: the head that is there."""
     deleted_at: float = 0.0
     """For `"deleted"`: when the thread was deleted."""
 
@@ -196,13 +224,25 @@ def judge(
             late = origin is not None and origin <= tombstone.deleted_through
             if late and origin is not None and not is_stored(namespace, origin):
                 return Outcome("deleted", deleted_at=tombstone.deleted_at)
-    overtaken = put.fenced and head is not None and head.checkpoint_id != row.parent_id
+    expected = row.parent_id if put.over is None else put.over
+    overtaken = put.fenced and head is not None and head.checkpoint_id != expected
     if overtaken and put.on_conflict == "raise":
         return Outcome("conflict", head)
-    if row.parent_id is not None and not is_stored(put.namespace, row.parent_id):
+    if not put.whole and row.parent_id is not None and not is_stored(put.namespace, row.parent_id):
         return Outcome("orphaned", head)
     if overtaken and put.on_conflict == "branch":
         return Outcome("branched", head)
+    return STORED
+
+
+def judge_move(move: MoveHead, head: HeadRow | None, is_stored: bool) -> Outcome:
+    """Decide whether a head may move to a checkpoint that is, or is not, stored."""
+    if head is not None and head.checkpoint_id == move.checkpoint_id:
+        return STORED
+    if not is_stored:
+        return Outcome("orphaned", head)
+    if head is not None and head.checkpoint_id != move.over:
+        return Outcome("conflict", head)
     return STORED
 
 
@@ -263,6 +303,77 @@ class Ancestor(NamedTuple):
     """Writes to channels that no nearer ancestor seeded, sorted like `Snapshot.writes`."""
 
 
+class HeadMark(NamedTuple):
+    """A head as somebody saw it."""
+
+    head: HeadRow
+    writes: str | None
+    """Stands for its pending writes: equal marks from one database mean equal writes. Empty: it has none. `None`: what
+    somebody holds of them is not known."""
+
+
+class Pulled(NamedTuple):
+    """A thread's live heads: of the namespaces that a run which goes on from the thread's newest state may ask for.
+
+    These are the root graph's, those of subgraphs with a checkpointer of their own (no `:` in the name), and those
+    whose head was made under the root's head (`root_id`).
+    """
+
+    heads: Sequence[HeadMark] = ()
+    entries: Sequence[Entry] = ()
+    """The heads that were not held, or with other writes; less the blobs of those versions that the held checkpoint of
+    the namespace names, too."""
+    tombstone: Tombstone | None = None
+
+
+def pulled(
+    thread_id: str,
+    held: Sequence[HeadMark],
+    heads: Iterable[tuple[HeadRow, Snapshot]],
+    tombstone: Tombstone | None,
+    *,
+    versions: Callable[[str, str], Mapping[str, str]],
+    blobs: Callable[[str, Mapping[str, str]], Sequence[BlobRow]],
+) -> Pulled:
+    """Answer `Backend.pull`, for backends that can call Python within their transaction.
+
+    Args:
+        thread_id: The thread.
+        held: As for `pull`.
+        heads: All heads of the thread, each with its snapshot less the blobs.
+        tombstone: The thread's.
+        versions: Tells the versions of a `(namespace, checkpoint_id)`; empty if it is not stored.
+        blobs: Reads the stored ones of a namespace's versions.
+    """
+    found = [(head, snapshot) for head, snapshot in heads if snapshot.checkpoint is not None]
+    root = next((head.checkpoint_id for head, _ in found if head.namespace == ""), None)
+    known = {mark.head.namespace: mark for mark in held}
+    marks, entries = [], []
+    for head, snapshot in found:
+        row = snapshot.checkpoint
+        if row is None or (":" in head.namespace and (root is None or row.root_id != root)):
+            continue
+        mark = HeadMark(head, _mark(snapshot.writes))
+        marks.append(mark)
+        before = known.get(head.namespace)
+        if before is not None and (before.head.checkpoint_id, before.writes) == (
+            head.checkpoint_id,
+            mark.writes,
+        ):
+            continue
+        there = versions(head.namespace, before.head.checkpoint_id) if before else {}
+        missing = {c: v for c, v in row.versions.items() if there.get(c) != v}
+        snapshot = snapshot._replace(blobs=blobs(head.namespace, missing), head=head.checkpoint_id)
+        entries.append(Entry(thread_id, head.namespace, snapshot))
+    return Pulled(marks, entries, tombstone)
+
+
+def _mark(writes: Sequence[WriteRow]) -> str:
+    if not writes:
+        return ""
+    return hashlib.sha256(repr([tuple(row) for row in writes]).encode()).hexdigest()[:32]
+
+
 ThreadCursor = tuple[float, str]
 
 
@@ -306,6 +417,12 @@ class Backend(Protocol):
 
     def read(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> Snapshot:
         """Read one checkpoint, or the head for `None`, from one consistent view."""
+
+    def pull(self, thread_id: str, held: Sequence[HeadMark]) -> Pulled:
+        """Read a thread's live heads, and whole those that are not `held` as they are, from one consistent view.
+
+        Little is read and answered when nothing changed: this is what a replica asks before every run.
+        """
 
     def scan(self, query: Scan) -> Page:
         """List checkpoints in one page. Branches are listed like everything else."""

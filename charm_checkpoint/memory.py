@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,9 +15,12 @@ from charm_checkpoint.backend import (
     BlobRow,
     CheckpointRow,
     Entry,
+    HeadMark,
     HeadRow,
+    MoveHead,
     Outcome,
     Page,
+    Pulled,
     PutCheckpoint,
     PutWrites,
     Scan,
@@ -28,6 +31,8 @@ from charm_checkpoint.backend import (
     Unit,
     WriteRow,
     judge,
+    judge_move,
+    pulled,
 )
 from charm_checkpoint.errors import ThreadExistsError, ThreadNotFoundError
 from charm_checkpoint.forks import ForkAware
@@ -96,9 +101,12 @@ class MemoryBackend(ForkAware):
 
     def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
         with self._lock:
-            return [
-                self._put(u) if isinstance(u, PutCheckpoint) else self._put_writes(u) for u in units
-            ]
+            return [self._store(unit) for unit in units]
+
+    def _store(self, unit: Unit) -> Outcome:
+        if isinstance(unit, PutCheckpoint):
+            return self._put(unit)
+        return self._put_writes(unit) if isinstance(unit, PutWrites) else self._move(unit)
 
     def _is_stored(self, thread_id: str, namespace: str, checkpoint_id: str) -> bool:
         thread = self._threads.get(thread_id)
@@ -152,6 +160,14 @@ class MemoryBackend(ForkAware):
                 rows.setdefault((row.task_id, row.idx), row)
         return STORED
 
+    def _move(self, move: MoveHead) -> Outcome:
+        ns = self._find(move.thread_id, move.namespace)
+        head = ns.head if ns else None
+        outcome = judge_move(move, head, ns is not None and move.checkpoint_id in ns.checkpoints)
+        if ns is not None and outcome == STORED and (head is None or head[1] != move.checkpoint_id):
+            ns.head = HeadRow(move.namespace, move.checkpoint_id, move.device, move.at)
+        return outcome
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def _find(self, thread_id: str, namespace: str) -> _Namespace | None:
@@ -176,6 +192,32 @@ class MemoryBackend(ForkAware):
         old = row.format < SENDS_IN_PARENT_BELOW
         sends = ns.sorted_writes(row.parent_id) if old else []
         return Snapshot(row, blobs, ns.sorted_writes(checkpoint_id), sends)
+
+    def pull(self, thread_id: str, held: Sequence[HeadMark]) -> Pulled:
+        with self._lock:
+            thread = self._threads.get(thread_id)
+            namespaces = thread.namespaces if thread else {}
+
+            def versions(namespace: str, checkpoint_id: str) -> Mapping[str, str]:
+                row = namespaces[namespace].checkpoints.get(checkpoint_id)
+                return row.versions if row else {}
+
+            def blobs(namespace: str, wanted: Mapping[str, str]) -> Sequence[BlobRow]:
+                stored = namespaces[namespace].blobs
+                return [stored[key] for key in wanted.items() if key in stored]
+
+            return pulled(
+                thread_id,
+                held,
+                [
+                    (ns.head, self._snapshot(ns, ns.head.checkpoint_id))
+                    for _, ns in sorted(namespaces.items())
+                    if ns.head
+                ],
+                self._tombstones.get(thread_id),
+                versions=versions,
+                blobs=blobs,
+            )
 
     def scan(self, query: Scan) -> Page:
         with self._lock:

@@ -1,0 +1,256 @@
+"""Rows of a thread in SQLite, read and written within the caller's transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from charm_checkpoint.backend import (
+    SENDS_IN_PARENT_BELOW,
+    STORED,
+    CheckpointRow,
+    HeadRow,
+    MoveHead,
+    Outcome,
+    PutWrites,
+    Scan,
+    Snapshot,
+    ThreadRow,
+    Tombstone,
+    WriteRow,
+    judge_move,
+)
+from charm_checkpoint.sqlite.values import insert_many
+
+CHECKPOINT = "checkpoint_id, parent_id, format, body, versions, metadata, run_id, root_id, device, created_at"
+WRITE = "task_id, idx, channel, task_path, type, data"
+# Text compares as its UTF-8 bytes under SQLite's default collation.
+WRITE_ORDER = "ORDER BY task_path, task_id, idx"
+
+
+# Each statement gives up the interpreter lock and has to win it back, which costs more than the statement itself.
+_FACTS = (
+    "SELECT EXISTS (SELECT 1 FROM checkpoints WHERE thread_id = :t AND namespace = :n AND checkpoint_id = :c), "
+    "EXISTS (SELECT 1 FROM threads WHERE thread_id = :t), "
+    "h.namespace, h.checkpoint_id, h.device, h.moved_at, d.deleted_at, d.deleted_through "
+    "FROM (SELECT :t AS thread_id, :n AS namespace) "
+    "LEFT JOIN heads h USING (thread_id, namespace) LEFT JOIN tombstones d USING (thread_id)"
+)
+
+READ = (
+    "SELECT h.checkpoint_id, d.deleted_through, "
+    + ", ".join(f"k.{column}" for column in CHECKPOINT.split(", "))
+    + " FROM (SELECT :t AS thread_id, :n AS namespace) "
+    "LEFT JOIN heads h USING (thread_id, namespace) LEFT JOIN tombstones d USING (thread_id) "
+    "LEFT JOIN checkpoints k ON k.thread_id = :t AND k.namespace = :n "
+    "AND k.checkpoint_id = coalesce(:c, h.checkpoint_id)"
+)
+
+
+class Facts(NamedTuple):
+    """What a write has to know of its thread and checkpoint."""
+
+    is_stored: bool
+    thread_exists: bool
+    head: HeadRow | None
+    tombstone: Tombstone | None
+
+
+def read_facts(db: sqlite3.Connection, thread_id: str, namespace: str, checkpoint_id: str) -> Facts:
+    row = db.execute(_FACTS, {"t": thread_id, "n": namespace, "c": checkpoint_id}).fetchone()
+    return Facts(
+        bool(row[0]),
+        bool(row[1]),
+        HeadRow(*row[2:6]) if row[2] is not None else None,
+        Tombstone(*row[6:8]) if row[6] is not None else None,
+    )
+
+
+def put_writes(db: sqlite3.Connection, put: PutWrites) -> Outcome:
+    place = (put.thread_id, put.namespace, put.checkpoint_id)
+    facts = read_facts(db, *place)
+    tombstone = facts.tombstone
+    if (
+        tombstone is not None
+        and put.checkpoint_id <= tombstone.deleted_through
+        and not facts.is_stored
+    ):
+        return Outcome("deleted", deleted_at=tombstone.deleted_at)
+    if put.fenced and _clashes(db, put, facts):
+        return Outcome("conflict", facts.head)
+    if not facts.thread_exists:
+        # Writes that came before their checkpoint; `delete` must find them.
+        db.execute("INSERT INTO threads VALUES (?, 0)", (put.thread_id,))
+    for conflict, rows in (
+        ("REPLACE", [row for row in put.rows if row.idx < 0]),
+        ("IGNORE", [row for row in put.rows if row.idx >= 0]),
+    ):
+        insert_many(db, f"INSERT OR {conflict} INTO writes", [(*place, *row) for row in rows])
+    return STORED
+
+
+def _clashes(db: sqlite3.Connection, put: PutWrites, facts: Facts) -> bool:
+    if facts.is_stored and (facts.head is None or facts.head.checkpoint_id != put.checkpoint_id):
+        return True
+    stored = {
+        (row.task_id, row.idx): row
+        for row in read_writes(db, put.thread_id, put.namespace, put.checkpoint_id)
+    }
+    return any(row.idx >= 0 and stored.get((row.task_id, row.idx), row) != row for row in put.rows)
+
+
+def has_checkpoints(db: sqlite3.Connection, thread_id: str) -> bool:
+    found = db.execute("SELECT 1 FROM checkpoints WHERE thread_id = ? LIMIT 1", (thread_id,))
+    return found.fetchone() is not None
+
+
+def read_head(db: sqlite3.Connection, thread_id: str, namespace: str) -> HeadRow | None:
+    row = db.execute(
+        "SELECT namespace, checkpoint_id, device, moved_at FROM heads WHERE thread_id = ? AND namespace = ?",
+        (thread_id, namespace),
+    ).fetchone()
+    return HeadRow(*row) if row else None
+
+
+def read_heads(db: sqlite3.Connection, thread_id: str) -> list[HeadRow]:
+    rows = db.execute(
+        "SELECT namespace, checkpoint_id, device, moved_at FROM heads WHERE thread_id = ? ORDER BY namespace",
+        (thread_id,),
+    )
+    return [HeadRow(*row) for row in rows]
+
+
+def set_head(
+    db: sqlite3.Connection,
+    thread_id: str,
+    namespace: str,
+    checkpoint_id: str,
+    device: str,
+    at: float,
+) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?, ?)",
+        (thread_id, namespace, checkpoint_id, device, at),
+    )
+
+
+def move_head(db: sqlite3.Connection, move: MoveHead) -> Outcome:
+    facts = read_facts(db, move.thread_id, move.namespace, move.checkpoint_id)
+    outcome = judge_move(move, facts.head, facts.is_stored)
+    if outcome == STORED and (facts.head is None or facts.head[1] != move.checkpoint_id):
+        set_head(db, *move[:3], move.device, move.at)
+    return outcome
+
+
+def read_without_blobs(
+    db: sqlite3.Connection, thread_id: str, namespace: str, row: CheckpointRow
+) -> Snapshot:
+    old = row.format < SENDS_IN_PARENT_BELOW and row.parent_id is not None
+    return Snapshot(
+        row,
+        writes=read_writes(db, thread_id, namespace, row.checkpoint_id),
+        sends=read_writes(db, thread_id, namespace, row.parent_id or "") if old else (),
+    )
+
+
+def as_checkpoint(columns: Sequence[Any]) -> CheckpointRow:
+    row = CheckpointRow(*columns)
+    return row._replace(versions=json.loads(row.versions))  # type: ignore[arg-type]
+
+
+def read_checkpoint(
+    db: sqlite3.Connection, thread_id: str, namespace: str, checkpoint_id: str
+) -> CheckpointRow | None:
+    row = db.execute(
+        f"SELECT {CHECKPOINT} FROM checkpoints WHERE thread_id = ? AND namespace = ? AND checkpoint_id = ?",
+        (thread_id, namespace, checkpoint_id),
+    ).fetchone()
+    return as_checkpoint(row) if row else None
+
+
+def read_writes(
+    db: sqlite3.Connection, thread_id: str, namespace: str, checkpoint_id: str
+) -> list[WriteRow]:
+    rows = db.execute(
+        f"SELECT {WRITE} FROM writes WHERE thread_id = ? AND namespace = ? AND checkpoint_id = ? {WRITE_ORDER}",
+        (thread_id, namespace, checkpoint_id),
+    )
+    return [WriteRow(*row) for row in rows]
+
+
+def ancestors(
+    db: sqlite3.Connection, thread_id: str, namespace: str, checkpoint_id: str
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Ids and versions up the parent chain, the checkpoint itself left out."""
+    cursor = db.execute(
+        # UNION, not UNION ALL: a forged cycle of parents ends.
+        "WITH RECURSIVE chain (id) AS ("
+        " SELECT parent_id FROM checkpoints WHERE thread_id = :t AND namespace = :n AND checkpoint_id = :c"
+        " UNION"
+        " SELECT k.parent_id FROM chain JOIN checkpoints k"
+        " ON k.thread_id = :t AND k.namespace = :n AND k.checkpoint_id = chain.id"
+        ") SELECT k.checkpoint_id, k.versions FROM chain CROSS JOIN checkpoints k"
+        " ON k.thread_id = :t AND k.namespace = :n AND k.checkpoint_id = chain.id",
+        {"t": thread_id, "n": namespace, "c": checkpoint_id},
+    )
+    for ancestor_id, versions in cursor:
+        yield ancestor_id, json.loads(versions)
+
+
+def thread_row(
+    db: sqlite3.Connection, thread_id: str, created_at: float, updated_at: float
+) -> ThreadRow:
+    pending = db.execute(
+        "SELECT DISTINCT w.channel FROM heads h JOIN writes w USING (thread_id, namespace, checkpoint_id) "
+        "WHERE h.thread_id = ? AND h.namespace = ''",
+        (thread_id,),
+    )
+    channels = frozenset(channel for (channel,) in pending)
+    return ThreadRow(thread_id, created_at, updated_at, read_heads(db, thread_id), channels)
+
+
+def conditions(query: Scan) -> tuple[str, list[Any]]:
+    where, parameters = ["1"], []
+    for column, value in (
+        ("thread_id", query.thread_id),
+        ("namespace", query.namespace),
+        ("checkpoint_id", query.checkpoint_id),
+    ):
+        if value is not None:
+            where.append(f"{column} = ?")
+            parameters.append(value)
+    if query.before is not None:
+        where.append("checkpoint_id < ?")
+        parameters.append(query.before)
+    if query.run_ids is not None:
+        where.append(f"run_id IN ({','.join('?' * len(query.run_ids))})")
+        parameters += query.run_ids
+    if query.after is not None:
+        where.append("(checkpoint_id, thread_id, namespace) < (?, ?, ?)")
+        parameters += query.after
+    return " AND ".join(where), parameters
+
+
+def move_head_off(
+    db: sqlite3.Connection, thread_id: str, namespace: str, gone: dict[str, str | None]
+) -> None:
+    place = (thread_id, namespace)
+    head = read_head(db, *place)
+    if head is None or head.checkpoint_id not in gone:
+        return
+    ancestor: str | None = head.checkpoint_id
+    while ancestor in gone:
+        ancestor = gone[ancestor]
+    row = read_checkpoint(db, *place, ancestor) if ancestor else None
+    if row is None:
+        last = db.execute(
+            "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ? AND namespace = ?",
+            place,
+        ).fetchone()[0]
+        row = read_checkpoint(db, *place, last) if last else None
+    if row is None:
+        db.execute("DELETE FROM heads WHERE thread_id = ? AND namespace = ?", place)
+    else:
+        set_head(db, *place, row.checkpoint_id, row.device, row.created_at)
