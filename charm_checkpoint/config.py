@@ -10,7 +10,8 @@ A `Target` is what somebody wrote; `resolve` makes of it the provider to look up
 | `postgresql://…`, any other scheme | the scheme | `{"url": the URL as written}` |
 
 URLs are not taken apart, except SQLite's, so a password may hold anything. Two keys are for this project and not for
-the provider: `strict` (a provider that is not installed is an error) and `replica` (not available yet).
+the provider: `strict` (a provider that is not installed is an error) and `replica` (a file on this device goes in
+front).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from urllib.parse import unquote
 from charm_checkpoint.errors import ConfigError, MissingVariableError
 from charm_checkpoint.secrets import is_secret_name
 
-__all__ = ["Provider", "Target", "configured", "expand", "mask", "resolve"]
+__all__ = ["Provider", "Target", "configured", "expand", "mask", "number", "resolve"]
 
 PROVIDER_VARIABLE = "CHARM_MEMORY_PROVIDER"
 
@@ -49,6 +50,8 @@ class Provider(NamedTuple):
     config: dict[str, Any]
     strict: bool
     """Whether it is an error if it is not installed."""
+    replica: bool | str
+    """Whether a file on this device goes in front, and which (`True`: the usual one)."""
 
 
 def configured() -> Target:
@@ -73,7 +76,7 @@ def resolve(target: Target) -> Provider:
 
     Raises:
         MissingVariableError: The config uses a variable that is not set.
-        ConfigError: It is neither a name nor a URL, or the config has a wrong shape or asks for a replica.
+        ConfigError: It is neither a name nor a URL, or the config has a wrong shape.
     """
     where = target.where
     if not isinstance(target.config, Mapping):
@@ -81,15 +84,12 @@ def resolve(target: Target) -> Provider:
     if odd := [key for key in target.config if not isinstance(key, str)]:
         raise ConfigError(f"{where} has a key that is no text: {odd[0]!r}; put it in quotes")
     config = {key: expand(value, f"{where}.{key}") for key, value in target.config.items()}
-    if config.pop("replica", None) not in (None, False):
-        raise ConfigError(
-            f"{where}.replica: replicas are not available in this release; leave it out to use the database itself"
-        )
+    replica = _replica(config.pop("replica", False), f"{where}.replica")
     strict = _flag(config.pop("strict", False), f"{where}.strict")
     name, extra = _parse(target.provider)
     for key in extra.keys() & config.keys():
         raise ConfigError(f"{where}.{key}: the URL says this too; give it once")
-    return Provider(name, {**config, **extra}, strict)
+    return Provider(name, {**config, **extra}, strict, replica)
 
 
 _REFERENCE = re.compile(r"\$?\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^{}]*)?\})?")
@@ -140,6 +140,24 @@ def expand(value: Any, where: str) -> Any:
     return value
 
 
+def number(config: Mapping[str, Any], key: str, default: float, *, least: float) -> float:
+    """Read a number of a config, where `${VAR}` makes texts of them; `default` if it is not given.
+
+    Raises:
+        ConfigError: It is no finite number, or below `least`.
+    """
+    value = config.get(key)
+    if value is None:
+        return default
+    try:
+        found = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        found = float("nan")
+    if not least <= found < float("inf"):
+        raise ConfigError(f"{key}={value!r} is not a number from {least} on")
+    return found
+
+
 def _parse(text: str) -> tuple[str, dict[str, str]]:
     scheme, is_url, rest = text.partition("://")
     if is_url and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
@@ -177,6 +195,14 @@ def _flag(value: Any, where: str) -> bool:
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     raise ConfigError(f"{where} must be true or false")
+
+
+def _replica(value: Any, where: str) -> bool | str:
+    if value is None or value == "":
+        return False
+    if isinstance(value, str) and value.lower() not in ("true", "false"):
+        return value
+    return _flag(value, f"{where}, if it is no path,")
 
 
 def _declared() -> Target | None:

@@ -18,6 +18,7 @@ CheckpointStoreError
 └── BackendError                   the database said no
     ├── BackendUnavailable         it cannot be reached now; the same call may succeed later
     ├── BackendFull                no room: disk, quota or memory limit
+    │   └── OutboxFull             a replica has too much that its remote did not take yet
     ├── BackendReadOnly            the database or its folder cannot be written
     └── BackendCorrupt             the file or schema is not ours, damaged, or from a newer release
 ```
@@ -40,6 +41,7 @@ __all__ = [
     "DeserializationError",
     "InvalidIdError",
     "MissingVariableError",
+    "OutboxFull",
     "ProviderNotFoundError",
     "SerializationError",
     "ThreadBusyError",
@@ -180,6 +182,10 @@ class BackendUnavailable(BackendError):
 
 class BackendFull(BackendError):
     """The database has no room left."""
+
+
+class OutboxFull(BackendFull):
+    """More waits to be sent to a replica's remote than `max_outbox` allows; nothing of this step was stored."""
 
 
 class BackendReadOnly(BackendError):

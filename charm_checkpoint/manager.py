@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, NamedTuple
 
@@ -36,13 +36,15 @@ def open_store(url_or_provider: str | None = None, /, **config: Any) -> BaseMemo
     open_store("sqlite:///threads.db")              # four slashes before an absolute path
     open_store("postgresql://…", on_conflict="branch")
     open_store("redis", url="${REDIS_URL}")
+    open_store("postgresql://…", replica=True)      # commits on this device, sends in the background
     ```
 
     Args:
         url_or_provider: A URL, whose scheme is the provider, or a provider's name. `${VAR}` and `${VAR:-default}` are
             expanded here and in the config; write `$${` for a plain `${`.
         config: What the provider takes, and `strict`: with True a provider that is not installed is an error, else
-            local files take its place with a `RuntimeWarning`.
+            local files take its place with a `RuntimeWarning`. `replica`: with True, or a path, a file on this device
+            goes in front (`ReplicaStore`, which takes more options).
 
     Raises:
         ConfigError: Something is wrong with the configuration or the plugin; `MissingVariableError` and
@@ -117,7 +119,7 @@ def _target(provider: str, config: Mapping[str, Any]) -> Target:
 
 # Called by the public functions themselves, so that warnings point to who called those.
 def _open(target: Target) -> BaseMemoryStore:
-    name, config, strict = resolve(target)
+    name, config, strict, replica = resolve(target)
     try:
         plugin = plugins.find(name)
     except ProviderNotFoundError as missing:
@@ -130,16 +132,33 @@ def _open(target: Target) -> BaseMemoryStore:
         )
         plugin = plugins.find("local")
         config = {key: config[key] for key in _PORTABLE if key in config}
+        replica = False
     factory = plugins.load(plugin)
-    key = (plugin.value, _freeze(config))
+    key = (plugin.value, _freeze(config), replica)
     with StorageManager._lock:
         store = StorageManager._stores.get(key)
         if store is None:
-            store = plugins.open_plugin(plugin, factory, config)
+            store = _make(plugin, factory, config, replica)
             _forget_on_close(store, key)
             StorageManager._stores[key] = store
         StorageManager._active = _Active(plugins.family(name), store)
     return store
+
+
+def _make(
+    plugin: plugins.Plugin,
+    factory: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    replica: bool | str,
+) -> BaseMemoryStore:
+    if not replica:
+        return plugins.open_plugin(plugin, factory, config)
+    from charm_checkpoint.replica import ReplicaStore
+
+    known = ReplicaStore.options | ReplicaStore.common_options
+    own = {key: value for key, value in config.items() if key in known}
+    rest = {key: value for key, value in config.items() if key not in ReplicaStore.options}
+    return ReplicaStore(plugins.open_plugin(plugin, factory, rest), {**own, "replica": replica})
 
 
 def _forget_on_close(store: BaseMemoryStore, key: Hashable) -> None:

@@ -15,7 +15,7 @@ from langgraph.checkpoint.serde.types import TASKS
 
 from charm_checkpoint.backend import SENDS_IN_PARENT_BELOW, Backend, CheckpointRow, Entry, Scan
 
-__all__ = ["drop_runs", "headers", "keep_latest"]
+__all__ = ["delta_channels", "drop_runs", "headers", "keep_latest"]
 
 _PAGE = 500
 
@@ -109,7 +109,7 @@ def _needed(
     if head is None:
         return set(rows)
     needed = {head.checkpoint_id}
-    if deltas := _delta_channels(head):
+    if deltas := delta_channels(head):
         lineage = backend.lineage(thread_id, namespace, head.checkpoint_id, sorted(deltas))
         ends = [a.checkpoint_id for a in lineage]
         row: CheckpointRow | None = head
@@ -124,7 +124,7 @@ def _needed(
     return needed
 
 
-def _delta_channels(row: CheckpointRow) -> set[str]:
+def delta_channels(row: CheckpointRow) -> set[str]:
     """Channels whose value is not in this checkpoint but in the writes since an ancestor's snapshot."""
     metadata: dict[str, Any] = json.loads(row.metadata)
     return set(metadata.get("counters_since_delta_snapshot") or ())

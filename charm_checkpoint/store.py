@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from charm_checkpoint.config import number
 from charm_checkpoint.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -172,7 +173,8 @@ class CheckpointStore(SaverStore):
     """Everything, over a backend. To support another database, subclass and write `open_backend`.
 
     Args:
-        config: `on_conflict`, `allow` and `device` as `CheckpointSaver` takes them, and what `open_backend` reads.
+        config: `on_conflict`, `allow` and `device` as `CheckpointSaver` takes them; `retry_timeout`: seconds for which
+            calls are repeated while the database is unavailable (30); and what `open_backend` reads.
 
     Raises:
         ConfigError: The configuration has a key that nobody reads, or a value that is not valid.
@@ -181,13 +183,15 @@ class CheckpointStore(SaverStore):
     options: frozenset[str] = frozenset()
     """Configuration keys that `open_backend` reads."""
 
-    _common_options = frozenset({"on_conflict", "allow", "device"})
+    common_options = frozenset({"on_conflict", "allow", "device", "retry_timeout"})
+    """Configuration keys that every store reads."""
 
     def __init__(self, config: dict[str, Any] | None = None) -> None:
+        from charm_checkpoint.engine import RetryPolicy
         from charm_checkpoint.saver import CheckpointSaver
 
         config = dict(config or {})
-        known = self._common_options | self.options
+        known = self.common_options | self.options
         if unknown := sorted(set(config) - known):
             raise ConfigError(
                 f"{type(self).__name__} does not know {', '.join(unknown)}; it takes {', '.join(sorted(known))}"
@@ -196,7 +200,9 @@ class CheckpointStore(SaverStore):
         options = {
             k: config[k] for k in ("on_conflict", "allow", "device") if config.get(k) is not None
         }
-        super().__init__(CheckpointSaver(self.open_backend(), **options), config)
+        budget = number(config, "retry_timeout", RetryPolicy().budget, least=0)
+        saver = CheckpointSaver(self.open_backend(), retry=RetryPolicy(budget), **options)
+        super().__init__(saver, config)
 
     @abstractmethod
     def open_backend(self) -> Backend:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from charm_checkpoint.backend import (
 from charm_checkpoint.errors import ThreadExistsError, ThreadNotFoundError
 from charm_checkpoint.sqlite import rows
 from charm_checkpoint.sqlite.connections import Connections
-from charm_checkpoint.sqlite.schema import TABLES_OF_A_THREAD
+from charm_checkpoint.sqlite.schema import TABLES_OF_A_THREAD, THREADS
 from charm_checkpoint.sqlite.values import Values
 
 __all__ = ["SqliteBackend"]
@@ -46,10 +45,14 @@ class SqliteBackend:
         vfs: A SQLite VFS by name, for file systems without POSIX locks.
     """
 
+    kind = THREADS
+
     def __init__(
         self, path: str | Path, *, busy_timeout: float = 10.0, vfs: str | None = None
     ) -> None:
-        self._db = Connections(Path(path).absolute(), busy_timeout=busy_timeout, vfs=vfs)
+        self._db = Connections(
+            Path(path).absolute(), busy_timeout=busy_timeout, vfs=vfs, kind=self.kind
+        )
         self._values = Values()
 
     @property
@@ -80,14 +83,14 @@ class SqliteBackend:
 
     def _store(self, db: sqlite3.Connection, unit: Unit) -> Outcome:
         if isinstance(unit, PutCheckpoint):
-            return self._put(db, unit)
-        return (
-            rows.put_writes(db, unit) if isinstance(unit, PutWrites) else rows.move_head(db, unit)
-        )
+            facts = rows.read_facts(db, unit.thread_id, unit.namespace, unit.row.checkpoint_id)
+            return self._put(db, unit, facts)
+        if isinstance(unit, PutWrites):
+            return rows.put_writes(db, unit)
+        return rows.move_head(db, unit)
 
-    def _put(self, db: sqlite3.Connection, put: PutCheckpoint) -> Outcome:
+    def _put(self, db: sqlite3.Connection, put: PutCheckpoint, facts: rows.Facts) -> Outcome:
         row, place = put.row, (put.thread_id, put.namespace)
-        facts = rows.read_facts(db, *place, row.checkpoint_id)
         if facts.is_stored:
             return STORED
         outcome = judge(
@@ -103,16 +106,8 @@ class SqliteBackend:
             )
             return outcome
         if facts.head is None:
-            db.execute(
-                "INSERT INTO threads VALUES (?, ?) ON CONFLICT (thread_id) DO UPDATE SET "
-                "created_at = excluded.created_at WHERE created_at = 0",
-                (put.thread_id, row.created_at),
-            )
-        db.execute(
-            f"INSERT INTO checkpoints (thread_id, namespace, {rows.CHECKPOINT}) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*place, *row._replace(versions=json.dumps(row.versions))),  # type: ignore[arg-type]
-        )
+            rows.insert_thread(db, put.thread_id, row.created_at)
+        rows.insert_checkpoint(db, place, row)
         self._values.insert(db, place, put.blobs)
         if outcome.status == "stored":
             rows.set_head(db, *place, row.checkpoint_id, row.device, row.created_at)
@@ -134,13 +129,10 @@ class SqliteBackend:
 
     def pull(self, thread_id: str, held: Sequence[HeadMark]) -> Pulled:
         with self._db.reading() as db:
-            heads = []
-            for head in rows.read_heads(db, thread_id):
-                row = rows.read_checkpoint(db, thread_id, head.namespace, head.checkpoint_id)
-                if row is not None:
-                    heads.append(
-                        (head, rows.read_without_blobs(db, thread_id, head.namespace, row))
-                    )
+            heads = [
+                (head, rows.read_without_blobs(db, thread_id, head.namespace, row))
+                for head, row in rows.read_live_heads(db, thread_id)
+            ]
 
             def versions(namespace: str, checkpoint_id: str) -> Mapping[str, str]:
                 row = rows.read_checkpoint(db, thread_id, namespace, checkpoint_id)
@@ -153,22 +145,25 @@ class SqliteBackend:
             return pulled(thread_id, held, heads, tombstone, versions=versions, blobs=blobs)
 
     def scan(self, query: Scan) -> Page:
-        where, parameters = rows.conditions(query)
         with self._db.reading() as db:
-            listed = db.execute(
-                f"SELECT thread_id, namespace, {rows.CHECKPOINT} FROM checkpoints WHERE {where} "
-                "ORDER BY checkpoint_id DESC, thread_id DESC, namespace DESC LIMIT ?",
-                (*parameters, query.limit + 1),
-            ).fetchall()
-            entries = []
-            for thread_id, namespace, *columns in listed[: query.limit]:
-                row = rows.as_checkpoint(columns)
-                values = (
-                    self._snapshot(db, thread_id, namespace, row) if query.values else Snapshot(row)
-                )
-                head = rows.read_head(db, thread_id, namespace)
-                values = values._replace(head=head.checkpoint_id if head else None)
-                entries.append(Entry(thread_id, namespace, values))
+            return self._scan(db, query)
+
+    def _scan(self, db: sqlite3.Connection, query: Scan, also: str = "1") -> Page:
+        where, parameters = rows.conditions(query)
+        listed = db.execute(
+            f"SELECT thread_id, namespace, {rows.CHECKPOINT} FROM checkpoints WHERE {where} AND {also} "
+            "ORDER BY checkpoint_id DESC, thread_id DESC, namespace DESC LIMIT ?",
+            (*parameters, query.limit + 1),
+        ).fetchall()
+        entries = []
+        for thread_id, namespace, *columns in listed[: query.limit]:
+            row = rows.as_checkpoint(columns)
+            values = (
+                self._snapshot(db, thread_id, namespace, row) if query.values else Snapshot(row)
+            )
+            head = rows.read_head(db, thread_id, namespace)
+            values = values._replace(head=head.checkpoint_id if head else None)
+            entries.append(Entry(thread_id, namespace, values))
         if len(listed) <= query.limit:
             return Page(entries, None)
         thread_id, namespace, checkpoint_id = listed[query.limit - 1][:3]
@@ -236,20 +231,7 @@ class SqliteBackend:
 
     def delete(self, thread_id: str, *, at: float) -> bool:
         with self._db.writing() as db:
-            if not db.execute("SELECT 1 FROM threads WHERE thread_id = ?", (thread_id,)).fetchone():
-                return False
-            last = db.execute(
-                "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ?", (thread_id,)
-            ).fetchone()[0]
-            db.execute(
-                "INSERT INTO tombstones VALUES (?, ?, ?) ON CONFLICT (thread_id) DO UPDATE SET "
-                "deleted_at = excluded.deleted_at, "
-                "deleted_through = max(deleted_through, excluded.deleted_through)",
-                (thread_id, at, last or ""),
-            )
-            for table in TABLES_OF_A_THREAD:
-                db.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
-            return True
+            return rows.delete_thread(db, thread_id, at)
 
     def copy(self, source: str, target: str, *, at: float) -> None:
         with self._db.writing() as db:

@@ -44,10 +44,14 @@ class Connections(ForkAware):
         path: The file; it and its folder are made when missing, readable by the owner only.
         busy_timeout: Seconds to wait for another process's transaction.
         vfs: SQLite's VFS by name, `"unix-dotfile"` for file systems without POSIX locks.
+        kind: What the file holds.
     """
 
-    def __init__(self, path: Path, *, busy_timeout: float, vfs: str | None) -> None:
+    def __init__(
+        self, path: Path, *, busy_timeout: float, vfs: str | None, kind: schema.Kind
+    ) -> None:
         super().__init__()
+        self._kind = kind
         self.path = path
         self.name = f"sqlite:{path}"
         self.journal_mode = ""
@@ -178,11 +182,11 @@ class Connections(ForkAware):
         with self._translated():
             self._create_private_file()
         with self.reading() as connection:
-            made = schema.is_ours(connection, self.name)
+            made = schema.is_ours(connection, self.name, self._kind)
             self.journal_mode = str(connection.execute("PRAGMA journal_mode").fetchone()[0])
         if not made:
             with self.writing() as connection:
-                schema.prepare(connection, self.name)
+                schema.prepare(connection, self.name, self._kind)
         if self.journal_mode != "wal":
             # Only now, since it changes the file: a foreign database has been refused above.
             with self._write_lock, self._translated():

@@ -22,9 +22,11 @@ from charm_checkpoint.backend import (
     WriteRow,
     judge_move,
 )
-from charm_checkpoint.sqlite.values import insert_many
+from charm_checkpoint.sqlite.schema import TABLES_OF_A_THREAD
+from charm_checkpoint.sqlite.values import Place, insert_many
 
 CHECKPOINT = "checkpoint_id, parent_id, format, body, versions, metadata, run_id, root_id, device, created_at"
+_CHECKPOINT_OF_K = ", ".join(f"k.{column}" for column in CHECKPOINT.split(", "))
 WRITE = "task_id, idx, channel, task_path, type, data"
 # Text compares as its UTF-8 bytes under SQLite's default collation.
 WRITE_ORDER = "ORDER BY task_path, task_id, idx"
@@ -41,7 +43,7 @@ _FACTS = (
 
 READ = (
     "SELECT h.checkpoint_id, d.deleted_through, "
-    + ", ".join(f"k.{column}" for column in CHECKPOINT.split(", "))
+    + _CHECKPOINT_OF_K
     + " FROM (SELECT :t AS thread_id, :n AS namespace) "
     "LEFT JOIN heads h USING (thread_id, namespace) LEFT JOIN tombstones d USING (thread_id) "
     "LEFT JOIN checkpoints k ON k.thread_id = :t AND k.namespace = :n "
@@ -68,6 +70,42 @@ def read_facts(db: sqlite3.Connection, thread_id: str, namespace: str, checkpoin
     )
 
 
+def insert_thread(db: sqlite3.Connection, thread_id: str, created_at: float) -> None:
+    """Make a thread known. One whose writes came before its first checkpoint gets its time now."""
+    db.execute(
+        "INSERT INTO threads VALUES (?, ?) ON CONFLICT (thread_id) DO UPDATE SET "
+        "created_at = excluded.created_at WHERE created_at = 0",
+        (thread_id, created_at),
+    )
+
+
+def insert_checkpoint(db: sqlite3.Connection, place: Place, row: CheckpointRow) -> None:
+    db.execute(
+        f"INSERT INTO checkpoints (thread_id, namespace, {CHECKPOINT}) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*place, *row._replace(versions=json.dumps(row.versions))),  # type: ignore[arg-type]
+    )
+
+
+def delete_thread(db: sqlite3.Connection, thread_id: str, at: float, through: str = "") -> bool:
+    """Remove a thread and leave a tombstone that reaches at least `through`. False if there was nothing."""
+    existed = db.execute("SELECT 1 FROM threads WHERE thread_id = ?", (thread_id,)).fetchone()
+    if not existed and not through:
+        return False
+    last = db.execute(
+        "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ?", (thread_id,)
+    ).fetchone()[0]
+    db.execute(
+        "INSERT INTO tombstones VALUES (?, ?, ?) ON CONFLICT (thread_id) DO UPDATE SET "
+        "deleted_at = excluded.deleted_at, "
+        "deleted_through = max(deleted_through, excluded.deleted_through)",
+        (thread_id, at, max(last or "", through)),
+    )
+    for table in TABLES_OF_A_THREAD:
+        db.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
+    return existed is not None
+
+
 def put_writes(db: sqlite3.Connection, put: PutWrites) -> Outcome:
     place = (put.thread_id, put.namespace, put.checkpoint_id)
     facts = read_facts(db, *place)
@@ -83,12 +121,17 @@ def put_writes(db: sqlite3.Connection, put: PutWrites) -> Outcome:
     if not facts.thread_exists:
         # Writes that came before their checkpoint; `delete` must find them.
         db.execute("INSERT INTO threads VALUES (?, 0)", (put.thread_id,))
+    insert_writes(db, put)
+    return STORED
+
+
+def insert_writes(db: sqlite3.Connection, put: PutWrites) -> None:
+    place = (put.thread_id, put.namespace, put.checkpoint_id)
     for conflict, rows in (
         ("REPLACE", [row for row in put.rows if row.idx < 0]),
         ("IGNORE", [row for row in put.rows if row.idx >= 0]),
     ):
         insert_many(db, f"INSERT OR {conflict} INTO writes", [(*place, *row) for row in rows])
-    return STORED
 
 
 def _clashes(db: sqlite3.Connection, put: PutWrites, facts: Facts) -> bool:
@@ -120,6 +163,21 @@ def read_heads(db: sqlite3.Connection, thread_id: str) -> list[HeadRow]:
         (thread_id,),
     )
     return [HeadRow(*row) for row in rows]
+
+
+def read_live_heads(db: sqlite3.Connection, thread_id: str) -> list[tuple[HeadRow, CheckpointRow]]:
+    """The heads that `pull` tells of: a long thread leaves a head for each task that once ran, passed over here."""
+    found = db.execute(
+        f"SELECT h.device, h.moved_at, namespace, {_CHECKPOINT_OF_K} "
+        "FROM heads h JOIN checkpoints k USING (thread_id, namespace, checkpoint_id) "
+        "WHERE thread_id = :t AND (namespace NOT LIKE '%:%' OR k.root_id = "
+        "(SELECT checkpoint_id FROM heads WHERE thread_id = :t AND namespace = '')) ORDER BY namespace",
+        {"t": thread_id},
+    )
+    return [
+        (HeadRow(namespace, columns[0], device, moved_at), as_checkpoint(columns))
+        for device, moved_at, namespace, *columns in found
+    ]
 
 
 def set_head(

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import NamedTuple
 
 from charm_checkpoint.errors import BackendCorrupt
 
-# "Chrm": in every file of ours, so that a foreign database is never written to.
-APPLICATION_ID = 0x4368726D
 FORMAT = 1
+
+
+class Kind(NamedTuple):
+    """A kind of files that this project writes."""
+
+    application_id: int
+    """In every file, so that a foreign database is never written to."""
+    tables: str
+
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS threads (
@@ -75,10 +83,12 @@ CREATE TABLE IF NOT EXISTS writes (
 ) WITHOUT ROWID;
 """
 
+THREADS = Kind(0x4368726D, _TABLES)  # "Chrm"
+
 TABLES_OF_A_THREAD = ("threads", "heads", "checkpoints", "blobs", "writes")
 
 
-def is_ours(connection: sqlite3.Connection, name: str) -> bool:
+def is_ours(connection: sqlite3.Connection, name: str, kind: Kind) -> bool:
     """Whether the file has our tables; False for an empty one.
 
     Raises:
@@ -92,10 +102,10 @@ def is_ours(connection: sqlite3.Connection, name: str) -> bool:
                 "its own."
             )
         return False
-    if application_id != APPLICATION_ID:
+    if application_id != kind.application_id:
         raise BackendCorrupt(
-            f"{name} is a SQLite database of another program (application id {application_id:#x}); it was left as it "
-            "is. Give this store a file of its own."
+            f"{name} is a SQLite database of another kind (application id {application_id:#x}, not "
+            f"{kind.application_id:#x}); it was left as it is. Give this store a file of its own."
         )
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found != FORMAT:
@@ -105,16 +115,16 @@ def is_ours(connection: sqlite3.Connection, name: str) -> bool:
     return True
 
 
-def prepare(connection: sqlite3.Connection, name: str) -> None:
+def prepare(connection: sqlite3.Connection, name: str, kind: Kind) -> None:
     """Make the tables in an empty file, in the caller's transaction.
 
     Raises:
         BackendCorrupt: As `is_ours`.
     """
-    if is_ours(connection, name):
+    if is_ours(connection, name, kind):
         return
-    for statement in _TABLES.split(";\n"):
+    for statement in kind.tables.split(";\n"):
         if statement.strip():
             connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {FORMAT}")
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA application_id = {kind.application_id}")

@@ -1,0 +1,198 @@
+"""What was committed here and is not known to be at the remote yet, within the caller's transaction.
+
+An entry names rows and holds none: what is sent is read when it is sent, so an entry whose rows are gone (the thread
+was deleted meanwhile) is just dropped. Entries leave only when the remote answered.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, NamedTuple
+
+from charm_checkpoint.backend import HeadRow, MoveHead, PutCheckpoint, PutWrites, Unit
+from charm_checkpoint.sqlite import rows
+from charm_checkpoint.sqlite.values import Values, insert_many
+
+__all__ = [
+    "Entry",
+    "batch",
+    "entries_of",
+    "insert",
+    "is_waiting",
+    "remove",
+    "waiting_of",
+    "with_unit",
+]
+
+Kind = Literal["checkpoint", "writes", "head", "delete"]
+
+# One request should neither be large nor hold up the thread whose turn is waiting behind it.
+_MAX_UNITS = 500
+_MAX_BYTES = 1 << 20
+
+# Writes can come before their checkpoint, which may then be refused. So they are not sent before it is stored, unless
+# it does not come here at all: then it is the remote's.
+_HOLD = 60.0
+_READY = (
+    "(o.kind <> 'writes' OR o.at < :now - :hold OR EXISTS (SELECT 1 FROM checkpoints k WHERE k.thread_id = o.thread_id "
+    "AND k.namespace = o.namespace AND k.checkpoint_id = o.checkpoint_id) OR NOT EXISTS (SELECT 1 FROM writes w WHERE "
+    "w.thread_id = o.thread_id AND w.namespace = o.namespace AND w.checkpoint_id = o.checkpoint_id))"
+)
+
+_COLUMNS = "thread_id, kind, namespace, checkpoint_id, task_id, detail, size, at"
+
+
+class Entry(NamedTuple):
+    """One line of the outbox."""
+
+    thread_id: str
+    kind: Kind
+    namespace: str = ""
+    checkpoint_id: str = ""
+    task_id: str = ""
+    detail: str = "{}"
+    """JSON: what the remote has to be told beside the rows."""
+    size: int = 0
+    at: float = 0.0
+    seq: int = 0
+    unit: Unit | None = None
+    """What to send; `None` for a deletion, and when its rows are gone."""
+
+
+def entries_of(unit: Unit, head: HeadRow | None) -> list[Entry]:
+    """The entries for a unit that was stored; `head` is the one it found in its namespace."""
+    now = time.time()
+    if isinstance(unit, PutCheckpoint):
+        row = unit.row
+        size = len(row.body) + len(row.metadata) + sum(len(b.data) for b in unit.blobs)
+        return [_entry(unit, row.checkpoint_id, "checkpoint", _detail(unit, head), now, size=size)]
+    if isinstance(unit, PutWrites):
+        sizes: dict[str, int] = {}
+        for write in unit.rows:
+            sizes[write.task_id] = sizes.get(write.task_id, 0) + len(write.data)
+        fenced = {"fenced": unit.fenced}
+        return [
+            _entry(unit, unit.checkpoint_id, "writes", fenced, now, task_id=task_id, size=size)
+            for task_id, size in sizes.items()
+        ]
+    detail = {"over": unit.over, "device": unit.device, "at": unit.at}
+    return [_entry(unit, unit.checkpoint_id, "head", detail, now)]
+
+
+def _entry(
+    unit: Unit,
+    checkpoint_id: str,
+    kind: Kind,
+    detail: dict[str, Any],
+    at: float,
+    *,
+    task_id: str = "",
+    size: int = 0,
+) -> Entry:
+    told = json.dumps(detail)
+    return Entry(unit.thread_id, kind, unit.namespace, checkpoint_id, task_id, told, size, at)
+
+
+def _detail(put: PutCheckpoint, head: HeadRow | None) -> dict[str, Any]:
+    over = put.over
+    if not put.fenced and head is not None:
+        # A fork, or a put that read nothing, took the place of this head here. It shall take no other's there.
+        over = head.checkpoint_id
+    return {
+        "blobs": [(blob.channel, blob.version) for blob in put.blobs],
+        "over": over,
+        "overwrite": put.on_conflict == "overwrite",
+        "whole": put.whole,
+    }
+
+
+def insert(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+    """Add entries at the end."""
+    insert_many(db, f"INSERT INTO outbox ({_COLUMNS})", [tuple(entry[:8]) for entry in entries])
+
+
+def remove(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+    """Take out what the remote has answered."""
+    db.executemany("DELETE FROM outbox WHERE seq = ?", [(entry.seq,) for entry in entries])
+
+
+def is_waiting(db: sqlite3.Connection, thread_id: str | None) -> bool:
+    """Whether anything is to be sent, of one thread or at all."""
+    whose = "" if thread_id is None else "o.thread_id = :thread AND"
+    found = db.execute(
+        f"SELECT EXISTS (SELECT 1 FROM outbox o WHERE {whose} {_READY})",
+        {"thread": thread_id, "now": time.time(), "hold": _HOLD},
+    )
+    return bool(found.fetchone()[0])
+
+
+def waiting_of(db: sqlite3.Connection, thread_id: str) -> set[tuple[str, str, str, str]]:
+    """`(kind, namespace, checkpoint_id, task_id)` of what waits of a thread."""
+    found = db.execute(
+        "SELECT kind, namespace, checkpoint_id, task_id FROM outbox WHERE thread_id = ?",
+        (thread_id,),
+    )
+    return set(found.fetchall())
+
+
+def batch(db: sqlite3.Connection, values: Values, *, skip: Collection[str] = ()) -> list[Entry]:
+    """The oldest entries with what to send, as many as go in one request. A deletion goes alone.
+
+    Args:
+        db: Within a transaction, so that the rows belong together.
+        values: Reads blobs.
+        skip: Threads to leave out.
+    """
+    listed = db.execute(
+        f"SELECT {_COLUMNS}, seq FROM outbox o WHERE {_READY} "
+        "AND thread_id NOT IN (SELECT value FROM json_each(:skip)) ORDER BY seq LIMIT :limit",
+        {"now": time.time(), "hold": _HOLD, "skip": json.dumps(list(skip)), "limit": _MAX_UNITS},
+    ).fetchall()
+    found: list[Entry] = []
+    size = 0
+    for columns in listed:
+        entry = Entry(*columns)
+        if entry.kind == "delete":
+            return found or [entry]
+        if found and size + entry.size > _MAX_BYTES:
+            break
+        size += entry.size
+        found.append(with_unit(db, values, entry))
+    return found
+
+
+def with_unit(
+    db: sqlite3.Connection, values: Values, entry: Entry, *, whole: bool = False
+) -> Entry:
+    """Read what an entry stands for; `whole`: a checkpoint with all its values, not only the new ones."""
+    detail: dict[str, Any] = json.loads(entry.detail)
+    place = (entry.thread_id, entry.namespace)
+    if entry.kind == "head":
+        return entry._replace(unit=MoveHead(*place, entry.checkpoint_id, **detail))
+    if entry.kind == "writes":
+        written = tuple(
+            row
+            for row in rows.read_writes(db, *place, entry.checkpoint_id)
+            if row.task_id == entry.task_id
+        )
+        put = PutWrites(*place, entry.checkpoint_id, written, fenced=detail["fenced"])
+        return entry._replace(unit=put if written else None)
+    row = rows.read_checkpoint(db, *place, entry.checkpoint_id)
+    if row is None:
+        return entry
+    blobs = values.fetch(
+        db, place, row.versions if whole else dict(detail["blobs"]), remember=False
+    )
+    unit = PutCheckpoint(
+        *place,
+        row,
+        tuple(blobs),
+        fenced=not detail["overwrite"],
+        on_conflict="overwrite" if detail["overwrite"] else "branch",
+        over=detail["over"],
+        whole=whole or detail["whole"],
+    )
+    return entry._replace(unit=unit)

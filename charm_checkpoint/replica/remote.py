@@ -1,0 +1,103 @@
+"""The far database as a replica sees it: asked within a time, and known to be away or there."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TypeVar
+
+from charm_checkpoint.backend import Backend
+from charm_checkpoint.errors import BackendUnavailable
+from charm_checkpoint.forks import ForkAware
+
+__all__ = ["Remote"]
+
+logger = logging.getLogger("charm_checkpoint.replica")
+T = TypeVar("T")
+
+
+class Remote(ForkAware):
+    """Calls a backend that may be far away, slow, or not there.
+
+    Args:
+        backend: Prepared on the first call that reaches it.
+        on_change: Told whenever it went (with the error) or came back (with `None`).
+    """
+
+    def __init__(
+        self, backend: Backend, on_change: Callable[[BackendUnavailable | None], None]
+    ) -> None:
+        super().__init__()
+        self.backend = backend
+        self.offline: BackendUnavailable | None = None
+        """Why it could not be reached the last time; `None` while it answers."""
+        self._on_change = on_change
+        self._ready = False
+        self.after_fork_in_child()
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
+
+    def call(self, function: Callable[[Backend], T]) -> T:
+        """Call the backend on this thread, for as long as its driver allows.
+
+        Raises:
+            BackendUnavailable: It could not be reached.
+        """
+        try:
+            if not self._ready:
+                with self._lock:
+                    if not self._ready:
+                        self.backend.setup()
+                        self._ready = True
+            answer = function(self.backend)
+        except BackendUnavailable as error:
+            self._note(error)
+            raise
+        self._note(None)
+        return answer
+
+    def ask(self, function: Callable[[Backend], T], timeout: float) -> T:
+        """Call the backend, and wait no longer than `timeout` seconds for the answer.
+
+        Raises:
+            BackendUnavailable: It could not be reached, or did not answer in time.
+        """
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(self.call(function))
+            except BaseException as error:  # noqa: BLE001 - goes to whoever waits for it
+                future.set_exception(error)
+
+        # A thread of its own: a driver that hangs must not take a pool's with it, nor hold up the end of the program.
+        threading.Thread(target=run, name="charm-checkpoint-remote", daemon=True).start()
+        try:
+            return future.result(max(timeout, 0.0))
+        except FutureTimeoutError as late:
+            error = BackendUnavailable(
+                f"{self.backend.name} did not answer within {timeout:.3g} s (wake_timeout)"
+            )
+            self._note(error)
+            raise error from late
+
+    def _note(self, error: BackendUnavailable | None) -> None:
+        with self._lock:
+            changed = (error is None) != (self.offline is None)
+            self.offline = error
+        if not changed:
+            return
+        if error is None:
+            logger.info("%s answers again", self.backend.name)
+        else:
+            logger.warning(
+                "%s cannot be reached (%s); going on with what is on this device, and sending what is done here when "
+                "it is back",
+                self.backend.name,
+                error,
+            )
+        self._on_change(error)

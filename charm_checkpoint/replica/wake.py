@@ -1,0 +1,164 @@
+"""Takes over what happened to a thread elsewhere, before this device goes on with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from charm_checkpoint.backend import Backend, CheckpointRow, Entry, HeadRow, Pulled, Snapshot
+from charm_checkpoint.errors import BackendUnavailable
+from charm_checkpoint.fencing import Bounded
+from charm_checkpoint.replica.front import Front, Known, Lineage
+from charm_checkpoint.replica.options import ReplicaOptions
+from charm_checkpoint.replica.remote import Remote
+from charm_checkpoint.replica.shipper import Shipper
+from charm_checkpoint.retention import delta_channels
+
+__all__ = ["Waker"]
+
+T = TypeVar("T")
+
+# Of one wake: a thread that other devices write to all the time is taken as it was seen last.
+_MAX_PULLS = 4
+
+
+class Waker:
+    """Brings threads and checkpoints from the remote to this device.
+
+    Args:
+        front: This device's file.
+        remote: Where it asks.
+        shipper: Sends what has to be there first.
+        options: `wake_timeout`, `max_staleness`, `on_offline`.
+    """
+
+    def __init__(
+        self, front: Front, remote: Remote, shipper: Shipper, options: ReplicaOptions
+    ) -> None:
+        self._front = front
+        self._remote = remote
+        self._shipper = shipper
+        self._options = options
+        # By thread, when it was last looked after, by the monotonic clock.
+        self._looked: Bounded[str, float] = Bounded(100_000)
+
+    def ask(self, function: Callable[[Backend], T], timeout: float | None = None) -> T:
+        """Ask the remote, by default for `wake_timeout` seconds.
+
+        Raises:
+            BackendUnavailable: It is away, or did not answer in time.
+        """
+        away = self._remote.offline
+        if away is not None and self._options.on_offline == "serve":
+            # The shipper's thread finds out when it is back; nobody has to wait for that.
+            self._shipper.kick()
+            raise BackendUnavailable(str(away)) from away
+        return self._remote.ask(
+            function, self._options.wake_timeout if timeout is None else timeout
+        )
+
+    def wake(self, thread_id: str, *, once: bool = False) -> None:
+        """Take over where a thread is now, if the remote can be asked.
+
+        Args:
+            thread_id: The thread.
+            once: Only if this process never did it for this thread.
+
+        Raises:
+            BackendUnavailable: It cannot, and `on_offline` is `"raise"`.
+        """
+        looked = self._looked.get(thread_id)
+        if looked is not None and (once or time.monotonic() - looked < self._options.max_staleness):
+            return
+        try:
+            self.refresh(thread_id)
+        except BackendUnavailable:
+            if self._options.on_offline == "raise":
+                raise
+            self._shipper.kick()
+
+    def refresh(self, thread_id: str, timeout: float | None = None) -> None:
+        """Take over where a thread is now, within `timeout` seconds, by default `wake_timeout`.
+
+        Raises:
+            BackendUnavailable: The remote cannot be asked.
+        """
+        deadline = time.monotonic() + (self._options.wake_timeout if timeout is None else timeout)
+        for _ in range(_MAX_PULLS):
+            known = self._front.known(thread_id)
+            pulled = self.ask(
+                lambda backend, marks=known.marks: backend.pull(thread_id, marks),  # type: ignore[misc]
+                deadline - time.monotonic(),
+            )
+            if not pulled.entries and not known.lacks(pulled.tombstone):
+                break
+            lineages = self._lineages(pulled, known, deadline)
+            verdict = self._front.adopt(thread_id, known, pulled, lineages)
+            if verdict == "done":
+                break
+            if verdict == "waiting" and not self._shipper.wait(
+                thread_id, deadline - time.monotonic()
+            ):
+                raise BackendUnavailable(
+                    f"thread {thread_id!r} moved on elsewhere while something of this device waits to be sent, and "
+                    f"{self._remote.backend.name} did not take it within wake_timeout"
+                )
+        self._looked.set(thread_id, time.monotonic())
+
+    def _lineages(self, pulled: Pulled, known: Known, deadline: float) -> list[Lineage]:
+        held = {mark.head.namespace: mark.head.checkpoint_id for mark in known.marks}
+        found = []
+        for thread_id, namespace, snapshot in pulled.entries:
+            row = snapshot.checkpoint
+            if row is None or held.get(namespace) == row.checkpoint_id:
+                continue
+            if channels := frozenset(delta_channels(row)):
+                place = (thread_id, namespace, row.checkpoint_id)
+                found.append(self.lineage(*place, channels, deadline - time.monotonic()))
+        return found
+
+    def lineage(
+        self,
+        thread_id: str,
+        namespace: str,
+        checkpoint_id: str,
+        channels: frozenset[str],
+        timeout: float | None = None,
+    ) -> Lineage:
+        """What DeltaChannels of a checkpoint are rebuilt from, as the remote has it.
+
+        Raises:
+            BackendUnavailable: The remote cannot be asked.
+        """
+        ancestors = self.ask(
+            lambda backend: backend.lineage(thread_id, namespace, checkpoint_id, sorted(channels)),
+            timeout,
+        )
+        return Lineage(namespace, checkpoint_id, channels, ancestors)
+
+    def fetch(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> Snapshot | None:
+        """Bring one checkpoint here (for `None`: a namespace's head); `None` if the remote has none.
+
+        Raises:
+            BackendUnavailable: The remote cannot be asked.
+        """
+        for _ in range(_MAX_PULLS):
+            if thread_id in self._front.unsent(thread_id).deleted:
+                return None  # all that is there is about to go
+            known = self._front.known(thread_id)
+            found = self.ask(lambda backend: backend.read(thread_id, namespace, checkpoint_id))
+            row = found.checkpoint
+            if row is None:
+                return None
+            lineages: Sequence[Lineage] = ()
+            if channels := frozenset(delta_channels(row)):
+                lineages = [self.lineage(thread_id, namespace, row.checkpoint_id, channels)]
+            head = _head(namespace, row) if checkpoint_id is None else None
+            if self._front.keep(Entry(thread_id, namespace, found), known, lineages, head=head):
+                break
+        return found
+
+
+def _head(namespace: str, row: CheckpointRow) -> HeadRow:
+    return HeadRow(namespace, row.checkpoint_id, row.device, row.created_at)
