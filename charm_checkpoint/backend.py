@@ -144,9 +144,11 @@ class PutCheckpoint(NamedTuple):
     fenced: bool
     on_conflict: OnConflict
     over: str | None = None
-    """The head that its writer found, where that was not the parent (a fork)."""
+    """The head that its writer found, where that was not the parent (a fork). It stands in for the parent in rule 3
+    only."""
     whole: bool = False
-    """`blobs` are all values of the checkpoint, not only the new ones: it stands without its parent."""
+    """`blobs` are all values of the checkpoint, not only the new ones: it stands without its parent, whose id it keeps.
+    A walk up the parents ends at it."""
 
 
 class PutWrites(NamedTuple):
@@ -167,8 +169,12 @@ class PutWrites(NamedTuple):
 class MoveHead(NamedTuple):
     """Make a stored checkpoint the head of its namespace: what promoting a branch does.
 
-    It is the head already: `"stored"`. It is not stored: `"orphaned"`. A head exists that is not `over`: `"conflict"`.
-    Otherwise the head moves, with `device` and `at` for who moved it and when.
+    It is the head already: `"stored"`, and nothing changes. It is not stored: `"orphaned"`, also in a deleted thread. A
+    head exists that is not `over`: `"conflict"`. Otherwise the head moves, with `device` and `at` for who moved it and
+    when. Only the head is touched.
+
+    Repeated after the head has moved on from there, it is a `"conflict"`: also where a later unit of the same batch
+    moved it, and the batch comes again because its answer was lost.
     """
 
     thread_id: str
@@ -320,10 +326,12 @@ class Pulled(NamedTuple):
     """
 
     heads: Sequence[HeadMark] = ()
+    """All of them, as they are now, in any order."""
     entries: Sequence[Entry] = ()
-    """The heads that were not held, or with other writes; less the blobs of those versions that the held checkpoint of
-    the namespace names, too."""
+    """The heads that were not held, or with other writes, in any order; less the blobs of those versions that the held
+    checkpoint of the namespace (of several the first that is stored) names, too."""
     tombstone: Tombstone | None = None
+    """Also when the thread began anew. The entries leave it out."""
 
 
 def pulled(
@@ -340,14 +348,13 @@ def pulled(
     Args:
         thread_id: The thread.
         held: As for `pull`.
-        heads: All heads of the thread, each with its snapshot less the blobs.
+        heads: All heads of the thread, or at least the live ones, each with its snapshot less the blobs.
         tombstone: The thread's.
         versions: Tells the versions of a `(namespace, checkpoint_id)`; empty if it is not stored.
         blobs: Reads the stored ones of a namespace's versions.
     """
     found = [(head, snapshot) for head, snapshot in heads if snapshot.checkpoint is not None]
     root = next((head.checkpoint_id for head, _ in found if head.namespace == ""), None)
-    known = {mark.head.namespace: mark for mark in held}
     marks, entries = [], []
     for head, snapshot in found:
         row = snapshot.checkpoint
@@ -355,13 +362,11 @@ def pulled(
             continue
         mark = HeadMark(head, _mark(snapshot.writes))
         marks.append(mark)
-        before = known.get(head.namespace)
-        if before is not None and (before.head.checkpoint_id, before.writes) == (
-            head.checkpoint_id,
-            mark.writes,
-        ):
+        known = [m for m in held if m.head.namespace == head.namespace]
+        if any((m.head.checkpoint_id, m.writes) == (row.checkpoint_id, mark.writes) for m in known):
             continue
-        there = versions(head.namespace, before.head.checkpoint_id) if before else {}
+        named = (versions(head.namespace, m.head.checkpoint_id) for m in known)
+        there = next((found for found in named if found), {})
         missing = {c: v for c, v in row.versions.items() if there.get(c) != v}
         snapshot = snapshot._replace(blobs=blobs(head.namespace, missing), head=head.checkpoint_id)
         entries.append(Entry(thread_id, head.namespace, snapshot))
@@ -421,7 +426,9 @@ class Backend(Protocol):
     def pull(self, thread_id: str, held: Sequence[HeadMark]) -> Pulled:
         """Read a thread's live heads, and whole those that are not `held` as they are, from one consistent view.
 
-        Little is read and answered when nothing changed: this is what a replica asks before every run.
+        Little is read and answered when nothing changed: this is what a replica asks before every run. Of a namespace
+        several checkpoints may be held, the newest first: who wrote some a moment ago does not know which is the head
+        by now.
         """
 
     def scan(self, query: Scan) -> Page:

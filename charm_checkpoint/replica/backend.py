@@ -354,16 +354,15 @@ class ReplicaBackend:
         thread_id = conflict.thread_id
         self._send_first(thread_id, "moved to its branch")
         together = self._front.branch(conflict)
-        heads = {
-            mark.head.namespace: mark.head.checkpoint_id
-            for mark in self._remote.call(lambda backend: backend.pull(thread_id, ())).heads
-        }
+        rows = self._remote.call(lambda backend: backend.threads(limit=1, thread_id=thread_id))
+        heads = {head.namespace: head.checkpoint_id for row in rows for head in row.heads}
         now = time.time()
-        moves = [
-            MoveHead(thread_id, c.namespace, c.tip_id, heads.get(c.namespace, ""), device, now)
-            for c in together
-        ]
-        for move, outcome in zip(moves, self._remote.call(lambda b: b.write(moves)), strict=True):
+        # The root graph's last: what it leads to is there before.
+        for c in sorted(together, key=lambda c: c.namespace, reverse=True):
+            move = MoveHead(
+                thread_id, c.namespace, c.tip_id, heads.get(c.namespace, ""), device, now
+            )
+            outcome = self._remote.call(lambda backend, move=move: backend.write([move]))[0]  # type: ignore[misc]
             if outcome.status != "stored":
                 head = outcome.head or HeadRow(move.namespace, "", "", 0.0)
                 raise ThreadConflictError(thread_id, move.namespace, move.over, *head[1:])

@@ -33,6 +33,9 @@ from charm_checkpoint.replica.conflicts import (
 from charm_checkpoint.replica.schema import REPLICA, TABLES_OF_A_THREAD
 from charm_checkpoint.sqlite import SqliteBackend, rows
 
+# Of a thread's unsent checkpoints, how many of the newest are named when it is pulled.
+_ON_THE_WAY = 32
+
 __all__ = ["Front", "Known", "Lineage", "MissingAncestorError"]
 
 
@@ -44,6 +47,13 @@ class Known(NamedTuple):
     activity: tuple[int, int]
     """Changes when this device adds to the outbox, or the remote takes something out of it: an answer that was asked
     for before may then be older than what is here."""
+    unsent: tuple[HeadMark, ...] = ()
+    """Checkpoints of this device that may be on their way there."""
+
+    @property
+    def held(self) -> tuple[HeadMark, ...]:
+        """What to pull with."""
+        return self.unsent + self.marks
 
     def lacks(self, told: Tombstone | None) -> bool:
         """Whether the remote tells of a deletion that this device does not know."""
@@ -132,8 +142,6 @@ class Front(SqliteBackend):
         """
         with self._db.writing() as db:
             known = _known(db, thread_id)
-            if known != asked:
-                return "changed"
             waiting = outbox.waiting_of(db, thread_id)
             if known.lacks(pulled.tombstone):
                 if waiting:
@@ -142,24 +150,26 @@ class Front(SqliteBackend):
                 rows.delete_thread(db, thread_id, *pulled.tombstone)
                 _forget(db, thread_id)
                 return "changed"
+            entries = pulled.entries
+            if waiting or known != asked:
+                # What this device did may have been on its way when the answer was made.
+                entries = [entry for entry in entries if not _is_behind(db, entry)]
+                if entries and known != asked:
+                    return "changed"
             held = {mark.head.namespace: mark for mark in known.marks}
             marks = {mark.head.namespace: mark for mark in pulled.heads}
-            result: Literal["done", "waiting"] = "done"
-            for entry in pulled.entries:
+            for entry in entries:
                 mark, before = marks[entry.namespace], held.get(entry.namespace)
                 moved = before is None or before.head.checkpoint_id != mark.head.checkpoint_id
                 if moved and waiting:
-                    sent = ("checkpoint", entry.namespace, mark.head.checkpoint_id, "")
-                    if sent not in waiting:
-                        result = "waiting"
-                    continue
+                    return "waiting"
                 self._import(db, entry, waiting)
                 if moved:
                     rows.set_head(db, thread_id, *mark.head)
                 _set_mark(db, thread_id, mark)
             for lineage in lineages:
                 self._attach(db, thread_id, lineage)
-            return result
+            return "done"
 
     def keep(
         self,
@@ -412,7 +422,26 @@ def _known(db: sqlite3.Connection, thread_id: str) -> Known:
         {"t": thread_id},
     ).fetchone()
     tombstone = rows.read_facts(db, thread_id, "", "").tombstone
-    return Known(_marks(db, thread_id), tombstone, activity)
+    unsent = db.execute(
+        "SELECT namespace, checkpoint_id FROM outbox WHERE thread_id = ? AND kind = 'checkpoint' "
+        "ORDER BY seq DESC LIMIT ?",
+        (thread_id, _ON_THE_WAY),
+    )
+    on_the_way = tuple(HeadMark(HeadRow(ns, id, "", 0.0), None) for ns, id in unsent)
+    return Known(_marks(db, thread_id), tombstone, activity, on_the_way)
+
+
+def _is_behind(db: sqlite3.Connection, entry: Entry) -> bool:
+    """Whether a head of the remote is one that this device went on from, with nothing about it that is not here."""
+    row, place = entry.snapshot.checkpoint, (entry.thread_id, entry.namespace)
+    head = rows.read_head(db, *place)
+    if row is None or head is None:
+        return False
+    if head.checkpoint_id != row.checkpoint_id:
+        ancestors = rows.ancestors(db, *place, head.checkpoint_id)
+        return any(ancestor_id == row.checkpoint_id for ancestor_id, _ in ancestors)
+    here = set(rows.read_writes(db, *place, row.checkpoint_id))
+    return here.issuperset(entry.snapshot.writes)
 
 
 def _marks(db: sqlite3.Connection, thread_id: str) -> tuple[HeadMark, ...]:

@@ -88,7 +88,7 @@ class Waker:
         for _ in range(_MAX_PULLS):
             known = self._front.known(thread_id)
             pulled = self.ask(
-                lambda backend, marks=known.marks: backend.pull(thread_id, marks),  # type: ignore[misc]
+                lambda backend, held=known.held: backend.pull(thread_id, held),  # type: ignore[misc]
                 deadline - time.monotonic(),
             )
             if not pulled.entries and not known.lacks(pulled.tombstone):
@@ -107,11 +107,11 @@ class Waker:
         self._looked.set(thread_id, time.monotonic())
 
     def _lineages(self, pulled: Pulled, known: Known, deadline: float) -> list[Lineage]:
-        held = {mark.head.namespace: mark.head.checkpoint_id for mark in known.marks}
+        held = {(mark.head.namespace, mark.head.checkpoint_id) for mark in known.held}
         found = []
         for thread_id, namespace, snapshot in pulled.entries:
             row = snapshot.checkpoint
-            if row is None or held.get(namespace) == row.checkpoint_id:
+            if row is None or (namespace, row.checkpoint_id) in held:
                 continue
             if channels := frozenset(delta_channels(row)):
                 place = (thread_id, namespace, row.checkpoint_id)

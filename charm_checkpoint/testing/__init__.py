@@ -46,7 +46,9 @@ from charm_checkpoint.testing.fencing import FencingContract  # noqa: E402
 from charm_checkpoint.testing.graphs import GraphContract  # noqa: E402
 from charm_checkpoint.testing.ids import IdContract  # noqa: E402
 from charm_checkpoint.testing.messages import MessagesContract  # noqa: E402
+from charm_checkpoint.testing.pull import PullContract  # noqa: E402
 from charm_checkpoint.testing.read import ReadContract  # noqa: E402
+from charm_checkpoint.testing.sync import SyncContract  # noqa: E402
 from charm_checkpoint.testing.threads import ThreadContract  # noqa: E402
 from charm_checkpoint.testing.write import WriteContract  # noqa: E402
 
@@ -60,7 +62,9 @@ __all__ = [
     "IdContract",
     "MessageFaceContract",
     "MessagesContract",
+    "PullContract",
     "ReadContract",
+    "SyncContract",
     "ThreadContract",
     "WriteContract",
 ]
@@ -70,6 +74,8 @@ class BackendContract(
     WriteContract,
     ReadContract,
     ThreadContract,
+    PullContract,
+    SyncContract,
     IdContract,
     ConformanceContract,
     DeltaContract,

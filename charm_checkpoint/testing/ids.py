@@ -15,6 +15,7 @@ from charm_checkpoint.testing.rows import (
     head,
     ids,
     keys,
+    move,
     pending,
     plain,
     put,
@@ -104,10 +105,17 @@ class IdContract(BackendFixtures):
         assert ids(ready, Scan(before=odd, thread_id=odd)) == []
         [listed] = ready.threads(limit=9, thread_id=odd)
         assert (listed.thread_id, listed.heads[0].device) == (odd, odd)
+        pulled = ready.pull(odd, [])
+        # With a colon it is a task's, and there is no root that it could belong to.
+        assert [mark.head for mark in pulled.heads] == ([] if ":" in odd else list(listed.heads))
+        assert not ready.pull(odd, pulled.heads).entries
 
         store(ready, put("later", odd, thread=odd, namespace=odd, at=AT + 1))
         [ancestor] = ready.lineage(odd, odd, None, [odd])
         assert [b.data for b in ancestor.blobs] == [b"value"]
+        store(ready, move(odd, "later", thread=odd, namespace=odd))
+        assert head(ready, odd, odd) == odd
+        store(ready, move("later", odd, thread=odd, namespace=odd))
         assert ready.prune(odd, [(odd, "later")]) == 1
         assert head(ready, odd, odd) == odd
         ready.copy(odd, "copy of it", at=AT)

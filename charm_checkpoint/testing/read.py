@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,6 +10,7 @@ from charm_checkpoint.backend import Backend, Scan, WriteRow
 from charm_checkpoint.testing.fixtures import BackendFixtures
 from charm_checkpoint.testing.rows import (
     THREAD,
+    beside_a_writer,
     blob,
     blobs_of,
     chain,
@@ -128,7 +126,6 @@ class ReadContract(BackendFixtures):
     def test_a_read_sees_a_checkpoint_whole(self, ready: Backend) -> None:
         """Beside a writer, checkpoint, blobs, writes and head are of one moment."""
         channels = [f"c{n}" for n in range(8)]
-        enough = threading.Event()
 
         def step(n: int) -> None:
             name = f"{n:06}"
@@ -137,29 +134,17 @@ class ReadContract(BackendFixtures):
             writes = pending(name, *(write(c, data=name.encode()) for c in channels))
             store(ready, writes, put(name, parent, *blobs))
 
-        def write_on() -> None:
-            for n in itertools.count(1):
-                step(n)
-                if enough.is_set():
-                    return
+        def look() -> str:
+            found = read(ready, None)
+            assert found.checkpoint is not None
+            name = found.checkpoint.checkpoint_id
+            assert found.head == name
+            assert {b.data for b in found.blobs} == {name.encode()}
+            assert {w.data for w in found.writes} == {name.encode()}
+            assert len(found.blobs) == len(found.writes) == len(channels)
+            return name
 
-        step(0)
-        with ThreadPoolExecutor(1) as pool:
-            writing = pool.submit(write_on)
-            seen: set[str] = set()
-            try:
-                while len(seen) < 30 and not writing.done():
-                    found = read(ready, None)
-                    assert found.checkpoint is not None
-                    name = found.checkpoint.checkpoint_id
-                    assert found.head == name
-                    assert {b.data for b in found.blobs} == {name.encode()}
-                    assert {w.data for w in found.writes} == {name.encode()}
-                    assert len(found.blobs) == len(found.writes) == len(channels)
-                    seen.add(name)
-            finally:
-                enough.set()
-            writing.result()
+        beside_a_writer(step, look)
 
     # -- scan ------------------------------------------------------------------------------------------------------
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from charm_checkpoint.backend import (
     Backend,
     BlobRow,
     CheckpointRow,
+    MoveHead,
     OnConflict,
     Outcome,
     PutCheckpoint,
     PutWrites,
     Scan,
     Snapshot,
+    Unit,
     WriteRow,
 )
 
@@ -56,6 +61,8 @@ def put(
     root: str | None = None,
     device: str = "laptop",
     at: float = AT,
+    over: str | None = None,
+    whole: bool = False,
 ) -> PutCheckpoint:
     """A checkpoint whose versions are its blobs' and `versions`."""
     row = CheckpointRow(
@@ -70,7 +77,7 @@ def put(
         device,
         at,
     )
-    return PutCheckpoint(thread, namespace, row, blobs, fenced, on_conflict)
+    return PutCheckpoint(thread, namespace, row, blobs, fenced, on_conflict, over, whole)
 
 
 def pending(
@@ -79,7 +86,19 @@ def pending(
     return PutWrites(thread, namespace, checkpoint_id, rows or (write(),))
 
 
-def store(backend: Backend, *units: PutCheckpoint | PutWrites) -> None:
+def move(
+    checkpoint_id: str,
+    over: str,
+    *,
+    thread: str = THREAD,
+    namespace: str = "",
+    device: str = "phone",
+    at: float = AT + 1,
+) -> MoveHead:
+    return MoveHead(thread, namespace, checkpoint_id, over, device, at)
+
+
+def store(backend: Backend, *units: Unit) -> None:
     """Write units of which none may be refused."""
     outcomes = statuses(backend.write(units))
     assert len(outcomes) == len(units)
@@ -171,3 +190,25 @@ def contents(backend: Backend, thread: str) -> dict[tuple[str, str], Any]:
             snapshot.head,
         )
     return found
+
+
+def beside_a_writer(step: Callable[[int], None], look: Callable[[], Hashable]) -> None:
+    """Call `step` with 0, then with 1, 2, … in another thread, and `look` meanwhile until it has seen 30 states."""
+    enough = threading.Event()
+
+    def write_on() -> None:
+        for n in itertools.count(1):
+            step(n)
+            if enough.is_set():
+                return
+
+    step(0)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write_on)
+        seen: set[Hashable] = set()
+        try:
+            while len(seen) < 30 and not writing.done():
+                seen.add(look())
+        finally:
+            enough.set()
+        writing.result()

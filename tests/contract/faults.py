@@ -14,8 +14,11 @@ import pytest
 from charm_checkpoint.backend import (
     Ancestor,
     Backend,
+    HeadMark,
+    MoveHead,
     Outcome,
     Page,
+    Pulled,
     PutCheckpoint,
     PutWrites,
     Scan,
@@ -74,6 +77,9 @@ class Sound:
     def read(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> Snapshot:
         return self.inner.read(thread_id, namespace, checkpoint_id)
 
+    def pull(self, thread_id: str, held: Sequence[HeadMark]) -> Pulled:
+        return self.inner.pull(thread_id, held)
+
     def scan(self, query: Scan) -> Page:
         return self.inner.scan(query)
 
@@ -116,10 +122,16 @@ class ChangesUnits(Sound):
     def pending(self, put: PutWrites) -> PutWrites:
         return put
 
+    def move(self, move: MoveHead) -> MoveHead:
+        return move
+
+    def changed(self, unit: Unit) -> Unit:
+        if isinstance(unit, PutCheckpoint):
+            return self.checkpoint(unit)
+        return self.pending(unit) if isinstance(unit, PutWrites) else self.move(unit)
+
     def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
-        return self.inner.write(
-            [self.checkpoint(u) if isinstance(u, PutCheckpoint) else self.pending(u) for u in units]
-        )
+        return self.inner.write([self.changed(unit) for unit in units])
 
 
 class ChangesSnapshots(Sound):

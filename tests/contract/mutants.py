@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from charm_checkpoint.testing import MessagesContract
-from tests.contract import faulty_plugins, faulty_reads, faulty_threads, faulty_writes
+from tests.contract import (
+    faulty_plugins,
+    faulty_pulls,
+    faulty_reads,
+    faulty_sync,
+    faulty_threads,
+    faulty_writes,
+)
 from tests.contract.faults import CAUGHT_BY, TESTS, Sound, SoundPlugin, caught_by
 
 __all__ = [
     "CAUGHT_BY",
     "UNBROKEN",
     "faulty_plugins",
+    "faulty_pulls",
     "faulty_reads",
+    "faulty_sync",
     "faulty_threads",
     "faulty_writes",
 ]
