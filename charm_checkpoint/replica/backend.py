@@ -67,6 +67,7 @@ class ReplicaBackend:
         self._remote = Remote(remote, self._remote_changed)
         self._shipper = Shipper(self._front, self._remote, self._deleted_elsewhere)
         self._ready = False
+        self._started = False
         self._unmeasured = 0
         self._waker = Waker(self._front, self._remote, self._shipper, self.options)
         self._begun: Bounded[str, bool] = Bounded(100_000)
@@ -76,7 +77,25 @@ class ReplicaBackend:
     def name(self) -> str:
         return f"{self._remote.backend.name} (replica {self._front.path})"
 
+    @property
+    def path(self) -> Path:
+        """This device's file."""
+        return self._front.path
+
+    @property
+    def journal_mode(self) -> str:
+        """As of any `SqliteBackend`."""
+        return self._front.journal_mode
+
     def setup(self) -> None:
+        self._prepare()
+        self._started = True
+        if self._front.is_waiting():
+            self._shipper.kick()
+
+    def _prepare(self) -> None:
+        if self._ready:
+            return
         self._front.setup()
         remote = self._remote.backend.name
         known = self._front.state().get("remote")
@@ -88,11 +107,9 @@ class ReplicaBackend:
                 "replica: other.db"
             )
         self._ready = True
-        if self._front.is_waiting():
-            self._shipper.kick()
 
     def close(self) -> None:
-        if self._ready and self._front.is_waiting():
+        if self._started and self._front.is_waiting():
             if self._remote.offline is None:
                 self.flush(self.options.flush_timeout)
             if self._front.is_waiting():
@@ -314,7 +331,8 @@ class ReplicaBackend:
         self._waker.refresh(thread_id, timeout)
 
     def sync_status(self) -> SyncStatus:
-        """Tell how far the remote is behind. Reads this device's file only."""
+        """Tell how far the remote is behind. Reads this device's file only, and sets nothing going."""
+        self._prepare()
         refusals = self._shipper.refusals()
         threads = {
             thread_id: Waiting(entries, size, since, _text(refusals.get(thread_id)))
@@ -337,7 +355,8 @@ class ReplicaBackend:
         )
 
     def conflicts(self, thread_id: str | None = None) -> list[Conflict]:
-        """Branches that this device made because another was first, the oldest first."""
+        """Branches that this device made because another was first, the oldest first. Sets nothing going."""
+        self._prepare()
         return self._front.conflicts(thread_id)
 
     def dismiss(self, conflict: Conflict) -> None:
@@ -372,11 +391,14 @@ class ReplicaBackend:
     # -- what the parts tell ---------------------------------------------------------------------------------------
 
     def _remote_changed(self, error: BackendUnavailable | None) -> None:
-        if error is None:
+        # What is noted may be another process's, which is gone.
+        since = self._front.state().get("offline_since")
+        if error is not None:
+            self._front.note(offline_since=since or repr(time.time()), last_error=str(error))
+        elif since is not None:
             self._front.note(offline_since=None, last_error=None)
+        if error is None:
             self._shipper.kick()
-        else:
-            self._front.note(offline_since=repr(time.time()), last_error=str(error))
 
     def _deleted_elsewhere(self, thread_id: str) -> None:
         logger.warning(

@@ -23,7 +23,7 @@ from charm_checkpoint.backend import (
     Unit,
     WriteRow,
 )
-from charm_checkpoint.replica import outbox
+from charm_checkpoint.replica import claims, outbox
 from charm_checkpoint.replica.conflicts import (
     Conflict,
     list_conflicts,
@@ -165,6 +165,7 @@ class Front(SqliteBackend):
                     return "waiting"
                 self._import(db, entry, waiting)
                 if moved:
+                    claims.give_up(db, thread_id, entry.namespace)
                     rows.set_head(db, thread_id, *mark.head)
                 _set_mark(db, thread_id, mark)
             for lineage in lineages:
@@ -240,6 +241,10 @@ class Front(SqliteBackend):
     def batch(self, *, skip: Collection[str] = ()) -> list[outbox.Entry]:
         """What to send next; see `outbox.batch`."""
         with self._db.reading() as db:
+            if not db.execute("SELECT 1 FROM outbox WHERE kind = 'lost' LIMIT 1").fetchone():
+                return outbox.batch(db, self._values, skip=skip)
+        with self._db.writing() as db:
+            claims.move_to_copies(db)
             return outbox.batch(db, self._values, skip=skip)
 
     def whole(self, entry: outbox.Entry) -> outbox.Entry:
@@ -250,7 +255,12 @@ class Front(SqliteBackend):
     def acknowledge(self, entries: Sequence[outbox.Entry], outcomes: Sequence[Outcome]) -> None:
         """Note what became of entries at the remote, and forget them."""
         with self._db.writing() as db:
-            outbox.remove(db, entries)
+            taken = [
+                entry
+                for entry, outcome in zip(entries, outcomes, strict=True)
+                if (entry.kind, outcome.status) != ("writes", "conflict")
+            ]
+            outbox.remove(db, taken)
             db.executemany(
                 "INSERT OR REPLACE INTO sent VALUES (?, ?)",
                 {entry.thread_id: entry.seq for entry in entries}.items(),
@@ -260,6 +270,8 @@ class Front(SqliteBackend):
                     continue
                 if outcome.status == "branched" and isinstance(entry.unit, PutCheckpoint):
                     note_branch(db, entry.unit, outcome)
+                elif outcome.status == "conflict" and entry.kind == "writes":
+                    claims.lose(db, entry)
                 elif outcome.status == "stored":
                     _sent(db, entry)
             _set_state(db, "last_success", repr(time.time()))
@@ -269,7 +281,7 @@ class Front(SqliteBackend):
         with self._db.reading() as db:
             found = db.execute(
                 "SELECT thread_id, count(*), sum(size), min(at) FROM outbox "
-                "WHERE ? IN (thread_id, '') GROUP BY thread_id",
+                "WHERE ? IN (thread_id, '') AND kind <> 'lost' GROUP BY thread_id",
                 (thread_id or "",),
             )
             return {name: (count, size, since) for name, count, size, since in found}
@@ -291,7 +303,7 @@ class Front(SqliteBackend):
         with self._db.reading() as db:
             found = db.execute(
                 "SELECT DISTINCT thread_id, kind, namespace, checkpoint_id FROM outbox "
-                "WHERE ? IN (thread_id, '')",
+                "WHERE ? IN (thread_id, '') AND kind <> 'lost'",
                 (thread_id or "",),
             ).fetchall()
         return Unsent(
@@ -494,6 +506,7 @@ def _told_ancestors(
 
 
 def _forget(db: sqlite3.Connection, thread_id: str) -> None:
+    db.execute("DELETE FROM outbox WHERE thread_id = ? AND kind = 'lost'", (thread_id,))
     for table in TABLES_OF_A_THREAD:
         db.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
 

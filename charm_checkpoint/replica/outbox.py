@@ -27,7 +27,8 @@ __all__ = [
     "with_unit",
 ]
 
-Kind = Literal["checkpoint", "writes", "head", "delete"]
+Kind = Literal["checkpoint", "writes", "head", "delete", "lost"]
+"""`lost`: writes that the remote refused, kept back; see `claims`."""
 
 # One request should neither be large nor hold up the thread whose turn is waiting behind it.
 _MAX_UNITS = 500
@@ -37,9 +38,11 @@ _MAX_BYTES = 1 << 20
 # it does not come here at all: then it is the remote's.
 _HOLD = 60.0
 _READY = (
-    "(o.kind <> 'writes' OR o.at < :now - :hold OR EXISTS (SELECT 1 FROM checkpoints k WHERE k.thread_id = o.thread_id "
-    "AND k.namespace = o.namespace AND k.checkpoint_id = o.checkpoint_id) OR NOT EXISTS (SELECT 1 FROM writes w WHERE "
-    "w.thread_id = o.thread_id AND w.namespace = o.namespace AND w.checkpoint_id = o.checkpoint_id))"
+    "o.kind <> 'lost' AND (o.kind <> 'writes' OR o.at < :now - :hold "
+    "OR EXISTS (SELECT 1 FROM checkpoints k WHERE k.thread_id = o.thread_id "
+    "AND k.namespace = o.namespace AND k.checkpoint_id = o.checkpoint_id) "
+    "OR NOT EXISTS (SELECT 1 FROM writes w WHERE w.thread_id = o.thread_id "
+    "AND w.namespace = o.namespace AND w.checkpoint_id = o.checkpoint_id))"
 )
 
 _COLUMNS = "thread_id, kind, namespace, checkpoint_id, task_id, detail, size, at"
@@ -132,7 +135,7 @@ def is_waiting(db: sqlite3.Connection, thread_id: str | None) -> bool:
 def waiting_of(db: sqlite3.Connection, thread_id: str) -> set[tuple[str, str, str, str]]:
     """`(kind, namespace, checkpoint_id, task_id)` of what waits of a thread."""
     found = db.execute(
-        "SELECT kind, namespace, checkpoint_id, task_id FROM outbox WHERE thread_id = ?",
+        "SELECT kind, namespace, checkpoint_id, task_id FROM outbox WHERE thread_id = ? AND kind <> 'lost'",
         (thread_id,),
     )
     return set(found.fetchall())
@@ -152,15 +155,25 @@ def batch(db: sqlite3.Connection, values: Values, *, skip: Collection[str] = ())
         {"now": time.time(), "hold": _HOLD, "skip": json.dumps(list(skip)), "limit": _MAX_UNITS},
     ).fetchall()
     found: list[Entry] = []
+    claims: set[str] = set()
+    later: set[str] = set()
     size = 0
     for columns in listed:
         entry = Entry(*columns)
+        if entry.kind == "checkpoint" and entry.thread_id in claims:
+            # Whether it becomes a branch is known when its writes were taken.
+            later.add(entry.thread_id)
+        if entry.thread_id in later:
+            continue
         if entry.kind == "delete":
             return found or [entry]
         if found and size + entry.size > _MAX_BYTES:
             break
         size += entry.size
-        found.append(with_unit(db, values, entry))
+        entry = with_unit(db, values, entry)
+        if isinstance(entry.unit, PutWrites) and entry.unit.fenced:
+            claims.add(entry.thread_id)
+        found.append(entry)
     return found
 
 
@@ -178,7 +191,8 @@ def with_unit(
             for row in rows.read_writes(db, *place, entry.checkpoint_id)
             if row.task_id == entry.task_id
         )
-        put = PutWrites(*place, entry.checkpoint_id, written, fenced=detail["fenced"])
+        fenced = detail["fenced"] and not _is_own(db, entry)
+        put = PutWrites(*place, entry.checkpoint_id, written, fenced=fenced)
         return entry._replace(unit=put if written else None)
     row = rows.read_checkpoint(db, *place, entry.checkpoint_id)
     if row is None:
@@ -196,3 +210,15 @@ def with_unit(
         whole=whole or detail["whole"],
     )
     return entry._replace(unit=unit)
+
+
+def _is_own(db: sqlite3.Connection, entry: Entry) -> bool:
+    """Whether no other device writes to a checkpoint: it is not at the remote yet, or a branch of this device."""
+    place = (entry.thread_id, entry.namespace, entry.checkpoint_id)
+    found = db.execute(
+        "SELECT EXISTS (SELECT 1 FROM outbox WHERE thread_id = :t AND namespace = :n AND checkpoint_id = :c "
+        "AND kind = 'checkpoint') OR EXISTS (SELECT 1 FROM conflicts WHERE thread_id = :t AND namespace = :n "
+        "AND tip_id = :c)",
+        dict(zip("tnc", place, strict=True)),
+    )
+    return bool(found.fetchone()[0])

@@ -24,7 +24,7 @@ class Remote(ForkAware):
 
     Args:
         backend: Prepared on the first call that reaches it.
-        on_change: Told whenever it went (with the error) or came back (with `None`).
+        on_change: Told whenever it went (with the error) or came back (with `None`), and what was found at first.
     """
 
     def __init__(
@@ -35,11 +35,14 @@ class Remote(ForkAware):
         self.offline: BackendUnavailable | None = None
         """Why it could not be reached the last time; `None` while it answers."""
         self._on_change = on_change
+        self._asked = False
         self._ready = False
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
+        # Another one: a remote that hangs in its `setup` must not hold up whoever notes that it does not answer.
+        self._setup_lock = threading.Lock()
 
     def call(self, function: Callable[[Backend], T]) -> T:
         """Call the backend on this thread, for as long as its driver allows.
@@ -49,7 +52,7 @@ class Remote(ForkAware):
         """
         try:
             if not self._ready:
-                with self._lock:
+                with self._setup_lock:
                     if not self._ready:
                         self.backend.setup()
                         self._ready = True
@@ -87,17 +90,15 @@ class Remote(ForkAware):
 
     def _note(self, error: BackendUnavailable | None) -> None:
         with self._lock:
-            changed = (error is None) != (self.offline is None)
-            self.offline = error
-        if not changed:
+            before, self.offline = self.offline, error
+            known, self._asked = self._asked, True
+        if known and (error is None) == (before is None):
             return
-        if error is None:
-            logger.info("%s answers again", self.backend.name)
-        else:
+        if error is not None:
             logger.warning(
-                "%s cannot be reached (%s); going on with what is on this device, and sending what is done here when "
-                "it is back",
-                self.backend.name,
+                "%s; going on with what is on this device, and sending what is done here when it is back",
                 error,
             )
+        elif before is not None:
+            logger.info("%s answers again", self.backend.name)
         self._on_change(error)

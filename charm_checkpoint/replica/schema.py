@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS outbox (
     at REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS outbox_by_thread ON outbox (thread_id);
+CREATE INDEX IF NOT EXISTS outbox_lost ON outbox (thread_id) WHERE kind = 'lost';
 
 CREATE TABLE IF NOT EXISTS sent (
     thread_id TEXT NOT NULL PRIMARY KEY,

@@ -66,6 +66,11 @@ class ReplicaStore(CheckpointStore):
         )
         return self._backend
 
+    @property
+    def remote(self) -> CheckpointStore:
+        """The store behind."""
+        return self._remote
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything is at the store behind. False if `timeout` (seconds) ran out."""
         deadline = None if timeout is None else time.monotonic() + timeout
