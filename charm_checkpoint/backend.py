@@ -396,7 +396,11 @@ class ThreadRow(NamedTuple):
 
 
 class Backend(Protocol):
-    """A place where rows live. See the module's page for the contract of every verb."""
+    """A place where rows live. See the module's page for the contract of every verb.
+
+    One that is far away and takes writes side by side may have an attribute `parallel_writes: int`: how many the engine
+    may have in flight at once (by default 1).
+    """
 
     @property
     def name(self) -> str:

@@ -1,9 +1,6 @@
-"""How calls reach a backend: group commit, futures for async callers, retries, flush, fork.
+"""How calls reach a backend, in both colours: repeated where it is unavailable, and across forks and the program's end.
 
-Writers that arrive while a write is in flight go together in the next one. There is no timer: an idle engine writes at
-once. A synchronous caller that finds nobody writing writes itself, on its own thread, everything that is waiting; an
-asynchronous caller waits on a future that the engine's own thread completes. So no call ever needs an event loop, and
-none is bound to one.
+Writes go through lanes, where those that meet share one transaction; reads on the caller's thread or a small pool.
 """
 
 from __future__ import annotations
@@ -16,23 +13,20 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
-from charm_checkpoint.backend import Backend, Outcome, Unit
+from charm_checkpoint.backend import Backend, Outcome, PutWrites, Unit
 from charm_checkpoint.errors import BackendError, BackendUnavailable
 from charm_checkpoint.forks import ForkAware
+from charm_checkpoint.lane import Lane
 
 __all__ = ["Engine", "RetryPolicy"]
 
 logger = logging.getLogger("charm_checkpoint.engine")
 T = TypeVar("T")
 
-# One transaction should not hold everybody up for long; callers beyond this go in the next.
-_MAX_UNITS = 512
 _READERS = 4
-# Seconds without work after which the engine's thread ends; the next call that needs one starts another.
-_IDLE = 5.0
 
 
 class RetryPolicy(NamedTuple):
@@ -42,11 +36,6 @@ class RetryPolicy(NamedTuple):
     """No new attempt begins later than this after the first."""
     first_pause: float = 0.05
     max_pause: float = 2.0
-
-
-class _Waiting(NamedTuple):
-    unit: Unit
-    future: Future[Outcome]
 
 
 class Engine(ForkAware):
@@ -70,12 +59,12 @@ class Engine(ForkAware):
         """Begin with no threads, no locks held and nothing waiting: what waited is the parent's to write."""
         self._lock = threading.Lock()
         self._setup_lock = threading.Lock()
-        self._wake = threading.Condition(self._lock)
-        self._queue: list[_Waiting] = []
-        self._handed = 0
-        self._answered = 0
-        self._writing = False
-        self._writer: threading.Thread | None = None
+        self._main = self._aside = Lane(self._write)
+        width = getattr(self.backend, "parallel_writes", 1)
+        if width > 1:
+            # Where a write is a journey, LangGraph's next checkpoint should not wait for one with pending writes only.
+            self._aside = Lane(self._write, width=width - 1)
+        self._lanes = {self._main, self._aside}
         self._readers: ThreadPoolExecutor | None = None
 
     # -- writing ---------------------------------------------------------------------------------------------------
@@ -86,115 +75,22 @@ class Engine(ForkAware):
         Raises:
             BackendError: It was not stored, or (`BackendUnavailable`) that is not known.
         """
-        future: Future[Outcome] = Future()
-        if not _on_main_thread():
-            if self._hand_over(unit, future, may_lead=True):
-                self._write_until(future)
-            return future.result()
-        # Ctrl-C reaches the main thread between any two steps: before it could let go of the lead, or within the locks
-        # of a future. So it never leads while there can be another thread, and waits on a lock that nobody else needs.
-        answered = threading.Lock()
-        answered.acquire()
-        future.add_done_callback(lambda _: answered.release())
-        if self._hand_over(unit, future, may_lead=False):
-            self._write_until(future)
-        with answered:
-            return future.result()
+        return self._lane(unit).write(unit)
 
     async def awrite(self, unit: Unit) -> Outcome:
         """Like `write`, without a thread. Cancelling the caller does not take the unit back."""
-        future: Future[Outcome] = Future()
-        # A running future cannot be cancelled: what was handed over is stored whole, whoever still waits.
-        future.set_running_or_notify_cancel()
-        if self._hand_over(unit, future, may_lead=False):
-            self._write_until(future)
-        return await asyncio.wrap_future(future)
+        return await self._lane(unit).awrite(unit)
 
-    def _hand_over(self, unit: Unit, future: Future[Outcome], *, may_lead: bool) -> bool:
-        """Queue a unit. True if the caller has to lead: nobody is writing, and it may or has to."""
-        with self._lock:
-            self._check_open()
-            self._queue.append(_Waiting(unit, future))
-            self._handed += 1
-            if not may_lead and self._start_writer():
-                return False
-            lead = not self._writing
-            self._writing = True
-            return lead
+    def _lane(self, unit: Unit) -> Lane:
+        return self._aside if isinstance(unit, PutWrites) and not unit.fenced else self._main
 
-    def _start_writer(self) -> bool:
-        """Have the engine's thread take the queue; False when the interpreter allows no new thread. Holds the lock."""
-        if self._writer is None:
-            writer = threading.Thread(
-                target=self._run_writer, name="charm-checkpoint-writer", daemon=True
-            )
-            try:
-                writer.start()
-            except RuntimeError:
-                return False
-            self._writer = writer
-        self._wake.notify()
-        return True
+    def _write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+        return self._attempt(lambda: self.backend.write(units))
 
-    def _run_writer(self) -> None:
-        while True:
-            with self._lock:
-                while not self._queue or self._writing:
-                    # It ends when idle, so that an engine nobody holds any more can go.
-                    if not self._wake.wait(_IDLE) and not self._queue:
-                        self._writer = None
-                        return
-                self._writing = True
-            self._write_until(None)
-
-    def _write_until(self, mine: Future[Outcome] | None) -> None:
-        """Write batches until `mine` is answered (for `None`: until nothing waits), then let somebody else lead."""
-        batch: list[_Waiting] = []
-        try:
-            while not (mine is not None and mine.done()):
-                with self._lock:
-                    self._answered = self._handed - len(self._queue)
-                    self._wake.notify_all()
-                    batch = self._queue[:_MAX_UNITS]
-                    del self._queue[:_MAX_UNITS]
-                if not batch:
-                    break
-                self._write_batch(batch)
-        finally:
-            # On an interrupt (Ctrl-C hits whoever leads) what was not answered goes back, for the engine's thread.
-            with self._lock:
-                self._queue[:0] = [w for w in batch if not w.future.done()]
-                self._answered = self._handed - len(self._queue)
-                self._writing = False
-                self._wake.notify_all()
-                deserted = bool(self._queue) and not self._start_writer()
-                self._writing = deserted
-        if deserted:
-            self._write_until(None)
-
-    def _write_batch(self, batch: Sequence[_Waiting]) -> None:
-        units = [waiting.unit for waiting in batch]
-        try:
-            outcomes = self._attempt(lambda: self.backend.write(units))
-            answers = list(zip(batch, outcomes, strict=True))
-        except BaseException as caught:  # noqa: BLE001 - goes to whoever waits for it
-            error: Exception
-            if isinstance(caught, Exception):
-                error = caught
-            else:
-                # A cancellation or an exit let out by a backend would be taken for the waiting caller's own.
-                error = BackendError(f"{self.backend.name}: the write was broken off ({caught!r})")
-                error.__cause__ = caught
-            if len(batch) > 1 and not isinstance(error, BackendUnavailable):
-                # One bad unit must not fail the others: find it by writing them one by one.
-                for waiting in batch:
-                    self._write_batch([waiting])
-                return
-            for waiting in batch:
-                waiting.future.set_exception(error)
-            return
-        for waiting, outcome in answers:
-            waiting.future.set_result(outcome)
+    @property
+    def unanswered(self) -> int:
+        """How many units were handed over and are not answered."""
+        return sum(lane.unanswered for lane in self._lanes)
 
     # -- reading and everything else -------------------------------------------------------------------------------
 
@@ -249,14 +145,11 @@ class Engine(ForkAware):
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything handed over so far is answered. False if `timeout` (seconds) ran out."""
-        with self._lock:
-            target = self._handed
-            lead = bool(self._queue) and not self._start_writer() and not self._writing
-            self._writing = self._writing or lead
-        if lead:
-            self._write_until(None)
-        with self._lock:
-            return self._wake.wait_for(lambda: self._answered >= target, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return all(
+            lane.flush(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            for lane in self._lanes
+        )
 
     def close(self) -> None:
         """Write what is waiting, then release the backend. Idempotent; later calls raise `BackendError`."""
@@ -265,6 +158,8 @@ class Engine(ForkAware):
                 return
             self._closed = True
             readers, self._readers = self._readers, None
+        for lane in self._lanes:
+            lane.close(self._closed_message)
         self.flush()
         if readers is not None:
             readers.shutdown(wait=True)
@@ -278,11 +173,11 @@ class Engine(ForkAware):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise BackendError(f"{self.backend.name} was closed; open the store again")
+            raise BackendError(self._closed_message)
 
-
-def _on_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+    @property
+    def _closed_message(self) -> str:
+        return f"{self.backend.name} was closed; open the store again"
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from charm_checkpoint import engine
+from charm_checkpoint import lane
 from charm_checkpoint.backend import Backend, Outcome, PutWrites, Unit, WriteRow
 from charm_checkpoint.engine import Engine, RetryPolicy
 from charm_checkpoint.errors import BackendError, BackendFull, BackendUnavailable
@@ -68,6 +68,61 @@ class Failing(Through):
         return self._do(lambda: self.inner.read(*place))
 
 
+class TestLanes:
+    """A backend that is far away takes several writes at once."""
+
+    @pytest.fixture
+    def far(self, gate: Gate) -> Gate:
+        gate.parallel_writes = 3  # type: ignore[attr-defined]
+        return gate
+
+    async def test_a_checkpoint_waits_for_no_pending_writes(
+        self, far: Gate, pool: ThreadPoolExecutor
+    ) -> None:
+        with opened(far) as saver:
+            config = place("t", "1")
+            writes = pool.submit(saver.put_writes, config, [("a", 1)], "task")
+            assert far.entered.wait(WAIT)
+            far.entered.clear()
+            step = asyncio.create_task(aput(saver, place("t"), n=1))
+            await asyncio.to_thread(far.entered.wait, WAIT)
+            assert far.batches == [1, 1]
+            far.opened.set()
+            await step
+            writes.result(WAIT)
+            assert latest(saver, "t") == {"n": 1}
+
+    def test_no_more_than_it_takes_are_in_flight(self, far: Gate, pool: ThreadPoolExecutor) -> None:
+        with opened(far) as saver:
+            tasks = []
+            for n in range(2):
+                far.entered.clear()
+                tasks.append(
+                    pool.submit(saver.put_writes, place("t", "1"), [("a", n)], f"task {n}")
+                )
+                assert far.entered.wait(WAIT)
+            tasks += [
+                pool.submit(saver.put_writes, place("t", "1"), [("a", n)], f"task {n}")
+                for n in range(2, 7)
+            ]
+            while saver.engine.unanswered < 7:
+                assert far.batches == [1, 1]
+            far.opened.set()
+            for task in tasks:
+                task.result(WAIT)
+            assert saver.engine.flush(WAIT)
+            assert sum(far.batches) == 7
+
+    def test_flush_waits_for_all_of_them(self, far: Gate, pool: ThreadPoolExecutor) -> None:
+        with opened(far) as saver:
+            task = pool.submit(saver.put_writes, place("t", "1"), [("a", 1)], "task")
+            assert far.entered.wait(WAIT)
+            assert not saver.flush(0.01)
+            far.opened.set()
+            assert saver.flush(WAIT)
+            assert task.done() or task.result(WAIT) is None
+
+
 class TestGroupCommit:
     async def test_those_who_come_meanwhile_share_the_next(
         self, gate: Gate, pool: ThreadPoolExecutor
@@ -87,7 +142,7 @@ class TestGroupCommit:
         with opened(gate) as saver:
             first = in_flight(gate, saver, pool)
             writers = [pool.submit(put, saver, place(n), n=n) for n in range(50)]
-            while saver.engine._handed < 51:
+            while saver.engine.unanswered < 51:
                 assert not first.done()
             gate.opened.set()
             for each in [first, *writers]:
@@ -256,10 +311,10 @@ class TestFlushAndClose:
         class Endless(Through):
             def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
                 answer = super().write(units)
-                handed = saver.engine._handed
+                handed = saver.engine.unanswered
                 if not enough.is_set():
                     pool.submit(put, saver, place("next"), n=0)
-                    while saver.engine._handed == handed and not enough.wait(0.001):
+                    while saver.engine.unanswered == handed and not enough.wait(0.001):
                         pass
                 return answer
 
@@ -320,11 +375,11 @@ class TestFlushAndClose:
             await aput(saver, place("t"), n=1)
             await saver.aget_tuple(place("t"))
 
-        monkeypatch.setattr(engine, "_IDLE", 0.01)
+        monkeypatch.setattr(lane, "_IDLE", 0.01)
         before = set(threading.enumerate())
         saver = CheckpointSaver(SqliteBackend(path))
         asyncio.run(use(saver))
-        writer = saver.engine._writer
+        writer = saver.engine._main._writer
         assert writer is not None
         writer.join(WAIT)
         asyncio.run(use(saver))

@@ -25,6 +25,8 @@ class Proxy:
         """Messages that a client waits for an answer to, logins left out."""
         self.sent = 0
         """Bytes from clients."""
+        self.attempts = 0
+        """Connections that clients made."""
         self.fired = 0
         """Faults that happened."""
         self._fault: tuple[Fault, bytes] | None = None
@@ -60,7 +62,12 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._upstream))
+            self.attempts += 1
+            try:
+                server = socket.create_connection(("127.0.0.1", self._upstream))
+            except OSError:  # it is down
+                client.close()
+                continue
             for each in (client, server):
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = (client, server)

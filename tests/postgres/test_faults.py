@@ -1,17 +1,16 @@
-"""Lost connections, restarts and outages: a delay at most, never a lost or doubled row."""
+"""Lost connections and calls: a delay at most, never a lost or doubled row."""
 
 from __future__ import annotations
 
+import asyncio
 import random
-import signal
+import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
-from langgraph.types import Command
 
 from charm_checkpoint.engine import RetryPolicy
 from charm_checkpoint.errors import (
@@ -22,14 +21,13 @@ from charm_checkpoint.errors import (
     BackendUnavailable,
 )
 from charm_checkpoint.saver import CheckpointSaver
-from charm_checkpoint.testing.colours import place
+from charm_checkpoint.testing.colours import grow, place
 from charm_checkpoint.testing.rows import chain, head, ids, pending, put, read, statuses, store
-from charm_checkpoint.testing.scenarios import SCENARIOS, chat, turn
-from charm_memory_postgres import PostgresBackend
+from charm_checkpoint.testing.scenarios import chat, turn
+from charm_memory_postgres import PostgresBackend, PostgresMemory
 from charm_memory_postgres.connections import Connections
 from charm_memory_postgres.errors import translate
 from tests.postgres.proxy import Fault, Proxy
-from tests.postgres.server import Server, installations
 
 _PATIENT = RetryPolicy(budget=60.0, first_pause=0.01, max_pause=0.2)
 
@@ -49,13 +47,6 @@ def behind(database: str, proxy: Proxy) -> Iterator[PostgresBackend]:
     backend = PostgresBackend(url, timeout=5.0)
     yield backend
     backend.close()
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[Server]:
-    """A server that tests may stop, and that survives crashes."""
-    with Server(next(iter(installations().values())), durable=True) as server:
-        yield server
 
 
 # -- one lost call -----------------------------------------------------------------------------------------------------
@@ -177,52 +168,27 @@ def test_connections_killed_at_random(database: str, shared_database: psycopg.Co
     saver.close()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "immediate"])
-def test_a_restart_in_the_middle_of_a_turn(own_server: Server, how: signal.Signals) -> None:
-    saver = CheckpointSaver(PostgresBackend(own_server.url(), schema=how.name), retry=_PATIENT)
-    scenario = next(s for s in SCENARIOS if s.name == "interrupts")
-    graph = scenario.build(saver)
-    graph.invoke(turn("go"), place())
-    own_server.stop(how)
-    with ThreadPoolExecutor(1) as pool:
-        resumed = pool.submit(graph.invoke, Command(resume="one"), place())
-        own_server.start()
-        assert [i.value for i in resumed.result()["__interrupt__"]] == ["second?"]
-    graph.invoke(Command(resume="two"), place())
-    assert graph.get_state(place()).values["items"] == ["go", "one", "two", "answered"]
-    saver.close()
-
-
-def test_an_outage_that_lasts(own_server: Server) -> None:
-    url = own_server.url().replace("postgres@", "postgres:s3cret@")
-    backend = PostgresBackend(url, schema="outage")
-    saver = CheckpointSaver(backend, retry=RetryPolicy(budget=0.3, first_pause=0.05))
-    graph = chat(saver)
-    graph.invoke(turn("before"), place())
-    own_server.stop()
-    try:
-        for call in (lambda: graph.invoke(turn("during"), place()), lambda: list(saver.list(None))):
-            with pytest.raises(BackendUnavailable, match="cannot be reached") as refused:
-                call()
-            assert "s3cret" not in str(refused.value)
-            assert isinstance(refused.value.__cause__, psycopg.OperationalError)
-    finally:
-        own_server.start()
-    assert graph.invoke(turn("after"), place())["items"][-1] == "said after"
-    assert "during" not in graph.get_state(place()).values["items"]
-    saver.close()
-
-
 # -- connections -------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_server_refuses_is_not_repeated(own_server: Server) -> None:
-    for url in (own_server.url("nowhere"), own_server.url(role="nobody:s3cret")):
-        backend = PostgresBackend(url)
-        with pytest.raises(BackendError, match="refused") as refused:
-            backend.setup()
-        assert not isinstance(refused.value, BackendUnavailable)
-        assert "s3cret" not in str(refused.value)
+def test_a_dead_peer_is_noticed(database: str) -> None:
+    """What the URL says of it counts, else `timeout` does."""
+    connections = Connections(f"{database} keepalives_count=7", size=1, timeout=3)
+    with connections.lend() as connection:
+        used = connection.info.get_parameters()
+    connections.close()
+    told = [used[k] for k in ("keepalives_count", "keepalives_idle", "tcp_user_timeout")]
+    assert told == ["7", "20", "3000"]
+
+
+def test_a_server_that_says_nothing() -> None:
+    """It accepts connections, as a hanging one does."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://u:s3cret@127.0.0.1:{silent.getsockname()[1]}/d"
+        with PostgresMemory({"url": url, "timeout": 0.1, "retry_timeout": 0}) as memory:
+            with pytest.raises(BackendUnavailable, match="cannot be reached") as refused:
+                memory.load_messages("thread")
+            assert "s3cret" not in str(refused.value)
 
 
 def test_all_connections_in_use(database: str) -> None:
@@ -353,11 +319,12 @@ def test_a_base_that_is_not_what_it_was(
     assert ids(behind) == ["2", "1"]
 
 
-def test_values_of_50_mb(behind: PostgresBackend, proxy: Proxy) -> None:
-    behind.setup()
-    big = _grown("1", None, 50_000_000)
-    store(behind, big)
-    assert read(behind, "1").blobs[0].data == big.blobs[0].data
+def test_values_of_50_mb(database: str) -> None:
+    backend = PostgresBackend(database)
+    for big in (_grown("1", None, 50_000_000), _grown("2", "1", 50_000_000, b"new")):
+        store(backend, big)
+        assert read(backend, big.row.checkpoint_id).blobs[0].data == big.blobs[0].data
+    backend.close()
 
 
 def test_an_unchanged_value_is_not_sent_again(behind: PostgresBackend, proxy: Proxy) -> None:
@@ -381,6 +348,7 @@ def test_every_verb_is_one_round_trip(behind: PostgresBackend, proxy: Proxy) -> 
         lambda: behind.write([put("4", "3"), pending("4"), put("1", thread="other")]),
         lambda: behind.read("thread", "", None),
         lambda: behind.scan(_scan()),
+        lambda: behind.pull("thread", ()),
         lambda: behind.lineage("thread", "", None, ["a"]),
         lambda: behind.threads(limit=5),
         lambda: behind.copy("thread", "copy", at=1.0),
@@ -399,12 +367,35 @@ def _scan() -> Any:
     return Scan()
 
 
-def test_the_round_trips_of_a_turn(behind: PostgresBackend, proxy: Proxy) -> None:
+@pytest.mark.parametrize(("durability", "most"), [("sync", 8), ("async", 8), ("exit", 2)])
+def test_the_round_trips_of_a_turn(
+    durability: Any, most: int, behind: PostgresBackend, proxy: Proxy
+) -> None:
     """A read, and LangGraph's chain of puts; what comes beside a put goes with it or follows it."""
     saver = CheckpointSaver(behind)
     graph = chat(saver)
     graph.invoke(turn("warm"), place())
     proxy.reset()
-    graph.invoke(turn("hi"), place(), durability="sync")
-    assert proxy.trips <= 8
+    graph.invoke(turn("hi"), place(), durability=durability)
+    assert 2 <= proxy.trips <= most
+    saver.close()
+
+
+async def test_steps_of_many_threads_go_together(
+    behind: PostgresBackend, proxy: Proxy, database: str, shared_database: psycopg.Connection
+) -> None:
+    """What comes while a write is under way waits for it, and goes in one trip."""
+    saver = CheckpointSaver(behind)
+    await grow(saver, place("warm"))
+    proxy.reset()
+    with psycopg.connect(database) as other:
+        other.execute("SELECT charm_lock_v1('held up')")
+        first = asyncio.create_task(grow(saver, place("held up")))
+        waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        while not shared_database.execute(waiting).fetchall():  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.005)
+        more = [asyncio.create_task(grow(saver, place(f"thread {n}"))) for n in range(40)]
+        await asyncio.sleep(0)  # each has handed over its step
+    await asyncio.gather(first, *more)
+    assert proxy.trips == 2
     saver.close()

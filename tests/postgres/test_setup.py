@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import traceback
-import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,10 +22,11 @@ from charm_checkpoint.errors import (
 )
 from charm_checkpoint.saver import CheckpointSaver
 from charm_checkpoint.testing.colours import place
-from charm_checkpoint.testing.rows import chain, head, put, store
+from charm_checkpoint.testing.rows import chain, head, ids, put, store
 from charm_checkpoint.testing.scenarios import chat, turn
 from charm_memory_postgres import PostgresBackend, PostgresMemory
-from charm_memory_postgres.schema import script
+from charm_memory_postgres.schema import VERSION, script
+from tests.postgres.children import in_children
 from tests.postgres.conftest import in_database
 
 
@@ -51,37 +49,6 @@ def objects(url: str) -> list[Any]:
         ).fetchall()
 
 
-def in_children(count: int, run: Callable[[], None]) -> None:
-    """Run in forked processes that start at once; fail with their tracebacks."""
-    gate_out, gate_in = os.pipe()
-    children = []
-    for _ in range(count):
-        reader, writer = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
-            child = os.fork()
-        if child == 0:
-            os.close(gate_in)
-            report = b""
-            try:
-                os.read(gate_out, 1)
-                run()
-            except BaseException:  # noqa: BLE001 the parent raises it
-                report = traceback.format_exc().encode()
-            os.write(writer, report)
-            os._exit(0)
-        os.close(writer)
-        children.append((child, reader))
-    os.close(gate_in)  # which opens it
-    os.close(gate_out)
-    reports = []
-    for child, reader in children:
-        with os.fdopen(reader, "rb") as pipe:
-            reports.append(pipe.read().decode())
-        os.waitpid(child, 0)
-    assert [r for r in reports if r] == []
-
-
 def test_sixteen_processes_at_once(empty_database: str) -> None:
     def run() -> None:
         backend = PostgresBackend(empty_database)
@@ -89,7 +56,7 @@ def test_sixteen_processes_at_once(empty_database: str) -> None:
         store(backend, put("1", thread=str(os.getpid())))
         backend.close()
 
-    in_children(16, run)
+    in_children(*[run] * 16)
     backend = PostgresBackend(empty_database)
     assert len(backend.threads(limit=100)) == 16
     backend.close()
@@ -135,13 +102,44 @@ def test_the_script_makes_what_setup_makes(empty_database: str, database: str) -
 
 def test_checking_makes_nothing(empty_database: str) -> None:
     backend = PostgresBackend(empty_database, migrate="check")
-    with pytest.raises(BackendReadOnly, match="charm-checkpoint sql postgres"):
+    with pytest.raises(BackendReadOnly, match="`charm-checkpoint sql postgres`"):
         backend.setup()
     assert objects(empty_database) == []
     backend.close()
 
 
-@pytest.mark.parametrize("schema", ["elsewhere", 'of "its" own, 100%', "Ünï"])
+@pytest.mark.parametrize("harm", ["DROP FUNCTION charm_write_v1", "DROP TABLE charm_heads CASCADE"])
+def test_an_older_release_s_tables_are_upgraded(empty_database: str, harm: str) -> None:
+    backend = PostgresBackend(empty_database)
+    backend.setup()
+    chain(backend, "1", "2")
+    newest = objects(empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as owner:
+        owner.execute(harm.encode())
+        owner.execute("UPDATE charm_migrations SET v = %s", (VERSION - 1,))
+    checking = PostgresBackend(empty_database, migrate="check")
+    with pytest.raises(BackendReadOnly, match="has not the tables and functions of this release"):
+        checking.setup()
+    checking.close()
+    backend.setup()
+    assert objects(empty_database) == newest
+    store(backend, put("3", "2", fenced=True))
+    assert ids(backend) == ["3", "2", "1"]
+    backend.close()
+
+
+def test_a_set_up_that_fails_leaves_nothing(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE charm_threads (of_another_program text)")
+    before = objects(empty_database)
+    backend = PostgresBackend(empty_database)
+    with pytest.raises(BackendCorrupt):
+        backend.setup()
+    assert objects(empty_database) == before
+    backend.close()
+
+
+@pytest.mark.parametrize("schema", ["elsewhere", 'of "its" own, 100%', "Ünï $$"])
 def test_a_schema_of_its_own(empty_database: str, schema: str) -> None:
     backends = [PostgresBackend(empty_database, schema=s) for s in (schema, "public")]
     for backend in backends:
@@ -202,7 +200,9 @@ def test_a_role_that_may_only_change_rows(role: Any, migrate: str) -> None:
 
 def test_a_role_that_may_not_make_the_tables(role: Any) -> None:
     backend = PostgresBackend(role("SELECT"), schema="another")
-    with pytest.raises(BackendReadOnly, match=r"may not make .*charm-checkpoint sql"):
+    with pytest.raises(
+        BackendReadOnly, match=r"may not make .*`charm-checkpoint sql postgres --schema another`"
+    ):
         backend.setup()
     backend.close()
 
@@ -237,7 +237,7 @@ def test_tables_of_a_newer_release_serve_this_one(empty_database: str) -> None:
     backend = PostgresBackend(empty_database)
     backend.setup()
     with psycopg.connect(empty_database, autocommit=True) as owner:
-        owner.execute("INSERT INTO charm_migrations VALUES (2)")
+        owner.execute("INSERT INTO charm_migrations VALUES (%s)", (VERSION + 1,))
         before = objects(empty_database)
         backend.setup()
         store(backend, put("1"))
@@ -275,6 +275,8 @@ def test_the_store_of_a_url(database: str, monkeypatch: pytest.MonkeyPatch) -> N
         ({"url": "postgresql://h/d", "pool_size": 0}, "pool_size=0"),
         ({"url": "postgresql://h/d", "timeout": "soon"}, "timeout='soon'"),
         ({"url": "postgresql://h/d", "timeout": True}, "timeout=True"),
+        ({"url": "postgresql://h/d", "retry_timeout": "soon"}, "retry_timeout='soon'"),
+        ({"url": "postgresql://h/d", "retry_timeout": -1}, "retry_timeout=-1"),
         ({"url": "postgresql://h/d", "poolsize": 3}, "poolsize"),
     ],
 )
