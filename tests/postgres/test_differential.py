@@ -120,6 +120,7 @@ def test_histories(
     monkeypatch.setattr(in_general, "shown", lambda found: original(_in_order(found)))
     if machine is OverPostgresDeltas:
         monkeypatch.setattr(bases, "_MIN_BYTES", 1)
+        monkeypatch.setattr(bases, "_MIN_BYTES_NEAR", 1)
     run_state_machine_as_test(
         machine,
         settings=settings(

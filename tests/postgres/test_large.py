@@ -111,7 +111,7 @@ def test_a_page_of_checkpoints(large: psycopg.Connection, query: dict[str, Any])
         for _ in range(7):
             asked = {"limit": PAGE, "values": values, "max_bytes": 1 << 25, **query}
             answer, touched = _touched(large, "charm_scan_v1(%s)", psycopg.types.json.Jsonb(asked))
-            assert answer["found"]["entries"]
+            assert answer == "info"
             assert touched <= 20 * PAGE
 
 

@@ -11,8 +11,10 @@ from psycopg import errors, sql
 from charm_checkpoint.backend import (
     Ancestor,
     Entry,
+    HeadMark,
     Outcome,
     Page,
+    Pulled,
     PutCheckpoint,
     Scan,
     Snapshot,
@@ -29,6 +31,7 @@ from charm_memory_postgres.schema import prepare
 
 __all__ = ["PostgresBackend"]
 
+_PARALLEL_WRITES = 8
 # A page of a scan ends early when its values are more than this.
 _PAGE_BYTES = 32 * 1024 * 1024
 
@@ -57,10 +60,12 @@ class PostgresBackend:
         migrate: str = "auto",
     ) -> None:
         self._connections = Connections(url, size=pool_size, timeout=timeout)
+        # Some connections are left for readers.
+        self.parallel_writes = max(1, min(_PARALLEL_WRITES, pool_size - 2))
         self._bases = Bases()
         self._schema = schema
         quoted = sql.Identifier(schema).as_string().replace("%", "%%")
-        self._select = f"SELECT * FROM {quoted}."  # noqa: S608 - quoted, and no more than a schema
+        self._place = f"{quoted}."
         self._migrate = migrate
 
     @property
@@ -81,15 +86,17 @@ class PostgresBackend:
             return []
         with self._connections.lend() as connection:
             try:
-                told = self._write(connection, wire.encode(units, self._bases))
+                message = wire.encode(units, self._bases, near=_is_near(connection))
+                told = self._write(connection, message)
             except errors.DatabaseError as error:
                 if error.sqlstate != NOT_THE_BASE:
                     raise
                 # The server lost a base, or somebody replaced it: send everything whole.
                 told = self._write(connection, wire.encode(units, None))
-        for unit in units:
-            if isinstance(unit, PutCheckpoint):
-                self._bases.remember(unit.thread_id, unit.namespace, unit.blobs)
+        for unit, each in zip(units, told, strict=True):
+            if isinstance(unit, PutCheckpoint) and each["status"] in ("stored", "branched"):
+                for blob in unit.blobs:
+                    self._bases.remember(unit.thread_id, unit.namespace, blob, each.get("xid"))
         return [wire.outcome(each) for each in told]
 
     def _write(self, connection: Any, message: wire.Message) -> Any:
@@ -98,15 +105,27 @@ class PostgresBackend:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, thread_id: str, namespace: str, checkpoint_id: str | None) -> Snapshot:
+        held = self._bases.held(thread_id, namespace)
         with self._connections.lend() as connection:
-            info, payload = self._call(
-                connection, "charm_read_v1(%s, %s, %s)", thread_id, namespace, checkpoint_id
+            rows = self._rows(
+                connection,
+                "charm_read_v1(%s, %s, %s, %s::jsonb)",
+                thread_id,
+                namespace,
+                checkpoint_id,
+                wire.blobs_held(held),
             )
-        facts = {"head": info["head"], "deleted_through": info["deleted_through"]}
-        for entry in wire.entries(info["found"], payload):
-            self._bases.remember(thread_id, namespace, entry.snapshot.blobs)
+        facts = wire.info(rows)
+        for entry in wire.entries(rows, self._bases, held):
             return entry.snapshot._replace(**facts)
         return Snapshot(**facts)
+
+    def pull(self, thread_id: str, held: Sequence[HeadMark]) -> Pulled:
+        with self._connections.lend() as connection:
+            rows = self._rows(
+                connection, "charm_pull_v1(%s, %s::jsonb)", thread_id, wire.held(held)
+            )
+        return wire.pulled(rows, self._bases)
 
     def scan(self, query: Scan) -> Page:
         asked = {
@@ -122,15 +141,15 @@ class PostgresBackend:
         }
         told = json.dumps({key: value for key, value in asked.items() if value is not None})
         with self._connections.lend() as connection:
-            info, payload = self._call(connection, "charm_scan_v1(%s::jsonb)", told)
-        entries = wire.entries(info["found"], payload)
-        return Page(entries, _key(entries[-1]) if info["more"] else None)
+            rows = self._rows(connection, "charm_scan_v1(%s::jsonb)", told)
+        entries = wire.entries(rows)
+        return Page(entries, _key(entries[-1]) if wire.info(rows)["more"] else None)
 
     def lineage(
         self, thread_id: str, namespace: str, checkpoint_id: str | None, channels: Sequence[str]
     ) -> Sequence[Ancestor]:
         with self._connections.lend() as connection:
-            info, payload = self._call(
+            rows = self._rows(
                 connection,
                 "charm_lineage_v1(%s, %s, %s, %s::text[])",
                 thread_id,
@@ -138,7 +157,7 @@ class PostgresBackend:
                 checkpoint_id,
                 list(channels),
             )
-        return wire.lineage(info, payload)
+        return wire.lineage(rows)
 
     def threads(
         self, *, limit: int, after: ThreadCursor | None = None, thread_id: str | None = None
@@ -182,7 +201,18 @@ class PostgresBackend:
 
     def _call(self, connection: Any, function: str, *arguments: Any) -> Any:
         """The one row that a function answers."""
-        return connection.execute(self._select + function, arguments, binary=True).fetchone()
+        query = f"SELECT {self._place}{function}"
+        return connection.execute(query, arguments, binary=True).fetchone()
+
+    def _rows(self, connection: Any, function: str, *arguments: Any) -> list[wire.Row]:
+        query = f"SELECT * FROM {self._place}{function}"  # noqa: S608 - quoted, and no more than a schema
+        cursor = connection.execute(query, arguments, binary=True)
+        return [wire.Row(*row) for row in cursor]
+
+
+def _is_near(connection: Any) -> bool:
+    address = connection.info.hostaddr  # empty for a Unix socket
+    return not address or address == "::1" or address.startswith("127.")
 
 
 def _key(entry: Entry) -> tuple[str, str, str]:

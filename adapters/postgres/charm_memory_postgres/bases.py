@@ -1,4 +1,7 @@
-"""What this process last wrote and read of each channel: what the next value can be sent as a change to."""
+"""What this process last wrote and read of each channel.
+
+The next value can be sent as a change to it, and if it is still the one that is stored, it need not be read.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,29 @@ import hashlib
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from charm_checkpoint import delta
 from charm_checkpoint.backend import BlobRow
 from charm_checkpoint.forks import ForkAware
 
-__all__ = ["Bases", "Change"]
+__all__ = ["Bases", "Change", "Held"]
 
-# A change to a smaller value would save nothing.
+# Of a smaller value, what it takes to tell about it is not worth it.
 _MIN_BYTES = 1024
+# Bytes reach a server on this machine sooner than it is found out which of them are new.
+_MIN_BYTES_NEAR = 32 * 1024
 _RECENT_BYTES = 32 * 1024 * 1024
 _FIELDS = struct.Struct(">IIIIII")
+
+
+class Held(NamedTuple):
+    """A value as it was stored."""
+
+    blob: BlobRow
+    xid: str | None
+    """The transaction that stored it: whatever else is ever stored in its place has another. `None`: not known."""
 
 
 class Change(NamedTuple):
@@ -26,8 +39,8 @@ class Change(NamedTuple):
 
     base: str
     """The earlier version."""
-    md5: str
-    """Of the whole value, in hex."""
+    digest: str
+    """SHA-256 of the whole value, in hex."""
     head: int
     start: int
     length: int
@@ -41,37 +54,51 @@ class Bases(ForkAware):
 
     def __init__(self) -> None:
         super().__init__()
-        self._recent: OrderedDict[tuple[str, str, str], BlobRow] = OrderedDict()
+        self._recent: OrderedDict[tuple[str, str], dict[str, Held]] = OrderedDict()
         self._size = 0
         self.after_fork_in_child()
 
     def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
 
-    def remember(self, thread_id: str, namespace: str, blobs: Iterable[BlobRow]) -> None:
-        """Keep values, of each channel the one told last."""
+    def remember(self, thread_id: str, namespace: str, blob: BlobRow, xid: str | None) -> None:
+        """Keep a value: of each channel the one told last."""
+        if not _MIN_BYTES <= len(blob.data) <= _RECENT_BYTES:
+            return
+        place = (thread_id, namespace)
         with self._lock:
-            for blob in blobs:
-                if len(blob.data) < _MIN_BYTES or len(blob.data) > _RECENT_BYTES:
-                    continue
-                key = (thread_id, namespace, blob.channel)
-                before = self._recent.pop(key, None)
-                self._size += len(blob.data) - (len(before.data) if before else 0)
-                self._recent[key] = blob
-                while self._size > _RECENT_BYTES:
-                    self._size -= len(self._recent.popitem(last=False)[1].data)
+            channels = self._recent.setdefault(place, {})
+            self._recent.move_to_end(place)
+            before = channels.get(blob.channel)
+            self._size += len(blob.data) - (len(before.blob.data) if before else 0)
+            channels[blob.channel] = Held(blob, xid)
+            while self._size > _RECENT_BYTES:
+                _, oldest = self._recent.popitem(last=False)
+                self._size -= sum(len(held.blob.data) for held in oldest.values())
 
-    def change(self, thread_id: str, namespace: str, blob: BlobRow) -> Change | None:
-        """Tell `blob` as a change to what is remembered, if that saves at least half."""
-        if len(blob.data) < _MIN_BYTES:
-            return None
+    def held(self, thread_id: str, namespace: str) -> Mapping[str, Held]:
+        """What is remembered, by channel."""
         with self._lock:
-            base = self._recent.get((thread_id, namespace, blob.channel))
-        if base is None or base.version == blob.version:
+            return dict(self._recent.get((thread_id, namespace), {}))
+
+    def change(self, thread_id: str, namespace: str, blob: BlobRow, *, near: bool) -> Change | None:
+        """Tell `blob` as a change to what is remembered, if that saves at least half.
+
+        Args:
+            thread_id: Where it belongs.
+            namespace: Where it belongs.
+            blob: The new value.
+            near: The server is on this machine.
+        """
+        if len(blob.data) < (_MIN_BYTES_NEAR if near else _MIN_BYTES):
             return None
-        encoded = delta.diff(base.data, blob.data)
+        base = self.held(thread_id, namespace).get(blob.channel)
+        if base is None or base.blob.version == blob.version:
+            return None
+        encoded = delta.diff(base.blob.data, blob.data)
         if encoded is None:
             return None
         _, _, head, start, length, rest = _FIELDS.unpack_from(encoded)
-        digest = hashlib.md5(blob.data, usedforsecurity=False).hexdigest()
-        return Change(base.version, digest, head, start, length, rest, encoded[_FIELDS.size :])
+        digest = hashlib.sha256(blob.data).hexdigest()
+        data = encoded[_FIELDS.size :]
+        return Change(base.blob.version, digest, head, start, length, rest, data)

@@ -18,7 +18,7 @@ from charm_checkpoint.errors import (
 __all__ = ["NOT_THE_BASE", "connect_error", "translate"]
 
 NOT_THE_BASE = "CH001"
-"""Raised by `charm_value_v1`: the server does not hold what a value was sent as a change to."""
+"""Raised by `charm_put_checkpoint_v1`: the server does not hold what a value was sent as a change to."""
 
 # Classes and codes after which the same call may succeed: the connection or the server went away, another transaction
 # was in the way, or an administrator cancelled.
@@ -60,7 +60,8 @@ def translate(error: psycopg.Error, name: str) -> BackendError:
     if state in _READ_ONLY:
         return BackendReadOnly(
             f"{name} cannot be written ({told}). A standby is read only; a role needs SELECT, INSERT, UPDATE and "
-            "DELETE on the tables, and EXECUTE on the charm_ functions"
+            "DELETE on the tables, and EXECUTE on the charm_ functions, which is what `charm-checkpoint sql postgres "
+            "--role` grants"
         )
     if state in _CORRUPT:
         return BackendCorrupt(

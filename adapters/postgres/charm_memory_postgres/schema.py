@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib import resources
 from typing import Any
 
@@ -17,7 +18,7 @@ MIGRATE = ("auto", "check")
 
 # Raised whenever a file in sql/ changes. A function keeps its answer under its version for good, so that releases
 # before and after a change work side by side.
-VERSION = 1
+VERSION = 2
 _FILES = ("tables", "foreign", "write", "read", "threads")
 # LangGraph's migration that added the last column used here.
 _LANGGRAPH_VERSION = 9
@@ -51,9 +52,8 @@ def prepare(connections: Connections, schema: str, migrate: str) -> None:
             )
         if _is_ready(connection, schema):
             return
-        hint = (
-            f"have the owner of schema {schema!r} run what `charm-checkpoint sql postgres` prints"
-        )
+        named = "" if schema == "public" else f" --schema {shlex.quote(schema)}"
+        hint = f"have its owner run what `charm-checkpoint sql postgres{named}` prints"
         if migrate == "check":
             raise BackendReadOnly(
                 f"{connections.name} has not the tables and functions of this release; {hint}"
@@ -72,11 +72,23 @@ def prepare(connections: Connections, schema: str, migrate: str) -> None:
                 return
 
 
-def script(schema: str = "public") -> str:
-    """All statements, for `psql`: may be run again, in one transaction."""
-    return "\n".join(
-        ["BEGIN;", f"SELECT pg_advisory_xact_lock({_LOCK});", _statements(schema), "COMMIT;\n"]
-    )
+def script(schema: str = "public", role: str | None = None) -> str:
+    """All statements, for `psql`, as UTF-8: in one transaction; may be run again.
+
+    Args:
+        schema: Where the tables go; made if missing.
+        role: Gets the right to use them.
+    """
+    statements = [
+        "BEGIN;",
+        "SET LOCAL client_encoding = 'UTF8';",
+        "SET LOCAL client_min_messages = warning;",  # not what was there already
+        f"DO 'BEGIN PERFORM pg_advisory_xact_lock({_LOCK}); END';",  # a SELECT would print a row
+        _statements(schema),
+    ]
+    if role is not None:
+        statements.append(_grants(schema, role))
+    return "\n".join([*statements, "COMMIT;\n"])
 
 
 def _is_ready(connection: psycopg.Connection[Any], schema: str) -> bool:
@@ -118,10 +130,10 @@ def _statements(schema: str) -> str:
     from langgraph.checkpoint.postgres.base import MIGRATIONS
 
     quoted = sql.Identifier(schema).as_string()
+    # Not CREATE … IF NOT EXISTS, which wants the right to create even where nothing has to be.
+    make = f"BEGIN IF to_regnamespace({_literal(quoted)}) IS NULL THEN CREATE SCHEMA {quoted}; END IF; END"
     statements = [
-        # Not CREATE … IF NOT EXISTS, which wants the right to create even where nothing has to be.
-        f"DO $$ BEGIN IF to_regnamespace({sql.Literal(quoted).as_string()}) IS NULL THEN "
-        f"CREATE SCHEMA {quoted}; END IF; END $$;",
+        f"DO {_literal(make)};",
         # Functions take their search_path from here, for good.
         f"SET LOCAL search_path = {quoted}, pg_temp;",
     ]
@@ -135,3 +147,29 @@ def _statements(schema: str) -> str:
     statements += [(files / f"{name}.sql").read_text(encoding="utf-8") for name in _FILES]
     statements.append(f"INSERT INTO charm_migrations VALUES ({VERSION}) ON CONFLICT DO NOTHING;")  # noqa: S608
     return "\n".join(statements)
+
+
+def _grants(schema: str, role: str) -> str:
+    """Rights for a store with `migrate="check"`. Names without a schema mean the script's."""
+    place, who = sql.Identifier(schema).as_string(), sql.Identifier(role).as_string()
+    # Not all functions there, since others may be another program's.
+    functions = f"""
+DECLARE f regprocedure;
+BEGIN
+    FOR f IN SELECT oid FROM pg_proc
+        WHERE pronamespace = {_literal(place)}::regnamespace AND starts_with(proname, 'charm_')
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', f, {_literal(who)});
+    END LOOP;
+END
+"""  # noqa: S608 - the names are quoted
+    return f"""\
+GRANT USAGE ON SCHEMA {place} TO {who};
+GRANT SELECT ON checkpoint_migrations, charm_migrations TO {who};
+GRANT SELECT, INSERT, UPDATE, DELETE ON checkpoints, checkpoint_blobs, checkpoint_writes,
+    charm_checkpoints, charm_heads, charm_threads TO {who};
+DO {_literal(functions)};"""
+
+
+def _literal(text: str) -> str:
+    return sql.Literal(text).as_string().strip()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import suppress
 
+from charm_checkpoint.config import number
 from charm_checkpoint.errors import ConfigError
 from charm_checkpoint.store import CheckpointStore
 from charm_memory_postgres.backend import PostgresBackend
-from charm_memory_postgres.schema import MIGRATE
+from charm_memory_postgres.schema import MIGRATE, script
 
 __all__ = ["PostgresMemory"]
 
@@ -38,25 +39,31 @@ class PostgresMemory(CheckpointStore):
         migrate = config.get("migrate", "auto")
         if migrate not in MIGRATE:
             raise ConfigError(f"migrate={migrate!r} is not one of {', '.join(MIGRATE)}")
-        schema = config.get("schema", "public")
-        if not isinstance(schema, str) or not 0 < len(schema.encode()) < 64 or "\x00" in schema:
-            raise ConfigError(f"schema={schema!r} is no name of a schema")
         return PostgresBackend(
             url,
-            schema=schema,
-            pool_size=int(_number(config, "pool_size", 10, least=1)),
-            timeout=_number(config, "timeout", 10.0, least=0.1),
+            schema=_name("schema", config.get("schema", "public")),
+            pool_size=int(number(config, "pool_size", 10, least=1)),
+            timeout=number(config, "timeout", 10.0, least=0.1),
             migrate=migrate,
         )
 
+    @staticmethod
+    def script(*, schema: str = "public", role: str | None = None) -> str:
+        """Return the SQL that makes the tables, for whoever may: what `charm-checkpoint sql postgres` prints.
 
-def _number(config: dict[str, Any], key: str, default: float, *, least: float) -> float:
-    """A number of the config; `${VAR}` makes texts of them."""
-    value = config.get(key, default)
-    try:
-        number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not least <= number < float("inf"):
-        raise ConfigError(f"{key}={value!r} is not a number from {least} on")
-    return number
+        Args:
+            schema: Where the tables go; made if missing.
+            role: Gets the rights that a store with `migrate="check"` needs, and no more.
+
+        Raises:
+            ConfigError: No schema or role can have such a name.
+        """
+        return script(_name("schema", schema), None if role is None else _name("role", role))
+
+
+def _name(key: str, value: object) -> str:
+    if isinstance(value, str) and "\x00" not in value:
+        with suppress(UnicodeEncodeError):
+            if 0 < len(value.encode()) < 64:
+                return value
+    raise ConfigError(f"{key}={value!r} is no name of a {key}")

@@ -1,10 +1,11 @@
-"""Rows as the server's functions take and answer them: one JSON, and one payload for all bytes."""
+"""Rows as the server's functions take and answer them."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from charm_checkpoint.backend import (
@@ -12,18 +13,34 @@ from charm_checkpoint.backend import (
     BlobRow,
     CheckpointRow,
     Entry,
+    HeadMark,
     HeadRow,
+    MoveHead,
     Outcome,
+    Pulled,
     PutCheckpoint,
     PutWrites,
     Snapshot,
     ThreadRow,
+    Tombstone,
     Unit,
     WriteRow,
 )
-from charm_memory_postgres.bases import Bases, Change
+from charm_memory_postgres.bases import Bases, Held
 
-__all__ = ["Message", "encode", "entries", "lineage", "outcome", "thread_row"]
+__all__ = [
+    "Message",
+    "Row",
+    "blobs_held",
+    "encode",
+    "entries",
+    "held",
+    "info",
+    "lineage",
+    "outcome",
+    "pulled",
+    "thread_row",
+]
 
 # What JSONB refuses or changes: NUL, lone surrogates, NaN and infinities, floats that are whole numbers, minus zero.
 # Too much is found (also pairs of surrogates, and such text in strings), which only costs a second copy.
@@ -35,10 +52,18 @@ _INLINE_TYPE = "json"
 
 
 class Message(NamedTuple):
-    """What a function takes or answers."""
+    """What `charm_write_v1` takes."""
 
     info: str
     payload: bytes
+
+
+class Row(NamedTuple):
+    """One row that a function answers."""
+
+    kind: str
+    fact: Any
+    data: bytes | None
 
 
 class _Payload:
@@ -55,17 +80,20 @@ class _Payload:
         return at, len(piece)
 
 
-def encode(units: Sequence[Unit], bases: Bases | None) -> Message:
-    """Units for `charm_write_v1`; values as changes to what `bases` remembers."""
+def encode(units: Sequence[Unit], bases: Bases | None, *, near: bool = False) -> Message:
+    """Units for `charm_write_v1`; values as changes to what `bases` remembers, if given."""
     payload = _Payload()
-    encoded = [
-        _put(unit, payload, bases) if isinstance(unit, PutCheckpoint) else _writes(unit, payload)
-        for unit in units
-    ]
+    encoded = [_unit(unit, payload, bases, near) for unit in units]
     return Message(f"[{','.join(encoded)}]", b"".join(payload.pieces))
 
 
-def _put(put: PutCheckpoint, payload: _Payload, bases: Bases | None) -> str:
+def _unit(unit: Unit, payload: _Payload, bases: Bases | None, near: bool) -> str:
+    if isinstance(unit, PutCheckpoint):
+        return _put(unit, payload, bases, near)
+    return _writes(unit, payload) if isinstance(unit, PutWrites) else _move(unit)
+
+
+def _put(put: PutCheckpoint, payload: _Payload, bases: Bases | None, near: bool) -> str:
     row = put.row
     unit: dict[str, Any] = {
         "thread": put.thread_id,
@@ -78,8 +106,20 @@ def _put(put: PutCheckpoint, payload: _Payload, bases: Bases | None) -> str:
         "at": row.created_at,
         "fenced": put.fenced,
         "on_conflict": put.on_conflict,
-        "blobs": [_blob(put, blob, payload, bases) for blob in put.blobs],
+        "over": put.over,
+        "whole": put.whole,
     }
+    blobs, changes = [], []
+    for blob in put.blobs:
+        change = bases.change(put.thread_id, put.namespace, blob, near=near) if bases else None
+        place = payload.add(blob.data if change is None else change.data)
+        if change is None:
+            blobs.append((*blob[:3], *place))
+        else:
+            changes.append((*blob[:3], *place, *change[:-1]))
+    unit["blobs"] = blobs
+    if changes:
+        unit["changes"] = changes
     body, exact_body = _jsonb(row.body)
     metadata, exact_metadata = _jsonb(row.metadata)
     if exact_body or exact_metadata:
@@ -100,27 +140,30 @@ def _put(put: PutCheckpoint, payload: _Payload, bases: Bases | None) -> str:
     return f'{json.dumps(unit)[:-1]},"checkpoint":{checkpoint},"metadata":{metadata}}}'
 
 
-def _blob(put: PutCheckpoint, blob: BlobRow, payload: _Payload, bases: Bases | None) -> list[Any]:
-    change = bases.change(put.thread_id, put.namespace, blob) if bases else None
-    if change is None:
-        return [blob.channel, blob.version, blob.type, *payload.add(blob.data)]
-    place = payload.add(change.data)
-    return [blob.channel, blob.version, blob.type, *place, change[: Change._fields.index("data")]]
-
-
 def _writes(put: PutWrites, payload: _Payload) -> str:
+    unit: dict[str, Any] = {
+        "thread": put.thread_id,
+        "ns": put.namespace,
+        "id": put.checkpoint_id,
+        "fenced": put.fenced,
+        "writes": [(*row[:5], *payload.add(row.data)) for row in put.rows if row.idx >= 0],
+    }
     # One statement cannot replace a row twice.
-    rows: dict[tuple[str, int], WriteRow] = {}
-    for row in put.rows:
-        if row.idx < 0 or (row.task_id, row.idx) not in rows:
-            rows[row.task_id, row.idx] = row
+    replacing = {(row.task_id, row.idx): row for row in put.rows if row.idx < 0}
+    if replacing:
+        unit["replacing"] = [(*row[:5], *payload.add(row.data)) for row in replacing.values()]
+    return json.dumps(unit)
+
+
+def _move(move: MoveHead) -> str:
     return json.dumps(
         {
-            "thread": put.thread_id,
-            "ns": put.namespace,
-            "id": put.checkpoint_id,
-            "fenced": put.fenced,
-            "writes": [(*row[:5], *payload.add(row.data)) for row in rows.values()],
+            "thread": move.thread_id,
+            "ns": move.namespace,
+            "id": move.checkpoint_id,
+            "over": move.over,
+            "device": move.device,
+            "at": move.at,
         }
     )
 
@@ -161,52 +204,92 @@ def thread_row(told: Mapping[str, Any]) -> ThreadRow:
     )
 
 
-def entries(found: Mapping[str, Any], payload: bytes) -> list[Entry]:
-    """What `charm_entries_v1` found."""
-    told = found["entries"] or ()
-    pieces = _pieces(payload)
-    rows = []
-    for entry in told:
-        body, metadata = (
-            next(pieces)(entry[size]) if entry[size] is not None else None
-            for size in ("body", "exact_metadata")
-        )
-        rows.append(_checkpoint(entry, body, metadata))
-    blobs = {
-        tuple(key): BlobRow(key[2], key[3], type_, next(pieces)(size))
-        for *key, type_, size in found["blobs"] or ()
-    }
-    writes: dict[tuple[int, str], list[WriteRow]] = {}
-    for place, kind, task_id, idx, channel, path, type_, size in found["writes"] or ():
-        row = WriteRow(task_id, idx, channel, path, type_ or "null", next(pieces)(size))
-        writes.setdefault((place, kind), []).append(row)
-    return [
-        Entry(
-            entry["thread"],
-            entry["ns"],
-            Snapshot(
-                row,
-                _blobs_of(entry, row, blobs),
-                writes.get((place, "w"), []),
-                writes.get((place, "s"), []),
-                entry["head"],
-            ),
-        )
-        for place, (entry, row) in enumerate(zip(told, rows, strict=True))
-    ]
+def held(marks: Iterable[HeadMark]) -> str:
+    """Marks for `charm_pull_v1`."""
+    told: dict[str, list[tuple[str, str | None]]] = {}
+    for mark in marks:
+        told.setdefault(mark.head.namespace, []).append((mark.head.checkpoint_id, mark.writes))
+    return json.dumps(told)
 
 
-def _pieces(payload: bytes) -> Iterator[Any]:
-    """Functions that cut the next `size` bytes off."""
-    at = 0
+def blobs_held(held: Mapping[str, Held]) -> str:
+    """Values for `charm_read_v1`."""
+    return json.dumps({channel: (blob.version, xid) for channel, (blob, xid) in held.items()})
 
-    def cut(size: int) -> bytes:
-        nonlocal at
-        at += size
-        return payload[at - size : at]
 
-    while True:
-        yield cut
+def pulled(rows: Sequence[Row], bases: Bases) -> Pulled:
+    """The answer of `charm_pull_v1`; `bases` remembers it."""
+    told = info(rows)
+    return Pulled(
+        [HeadMark(HeadRow(*head), mark) for *head, mark in told["heads"] or ()],
+        entries(rows, bases),
+        Tombstone(*told["tombstone"]) if told["tombstone"] else None,
+    )
+
+
+def info(rows: Sequence[Row]) -> Any:
+    """What an answer of rows tells beside them."""
+    return rows[0].fact
+
+
+def entries(
+    rows: Sequence[Row], bases: Bases | None = None, held: Mapping[str, Held] | None = None
+) -> list[Entry]:
+    """The checkpoints of an answer.
+
+    Args:
+        rows: The answer.
+        bases: Remembers the values.
+        held: What was told to be held.
+    """
+    found: list[_Found] = []
+    blobs: dict[tuple[str, ...], BlobRow] = {}
+    for row in rows:
+        if row.kind == "checkpoint":
+            found.append(_Found(row.fact, row.data))
+        elif row.kind == "metadata":
+            found[-1].metadata = row.data
+        elif row.kind in ("blob", "held"):
+            place = found[-1].place
+            channel, version, type_, xid = row.fact
+            if row.kind == "held" and held is not None:
+                blob = held[channel].blob
+            else:
+                blob = BlobRow(channel, version, type_, row.data or b"")
+                if bases is not None:
+                    bases.remember(*place, blob, xid)
+            key = (*place, channel, version)
+            blobs[key] = blob
+        elif row.kind == "write":
+            found[-1].writes.append(_write_row(row))
+        elif row.kind == "send":
+            found[-1].sends.append(_write_row(row))
+    return [each.entry(blobs) for each in found]
+
+
+def _write_row(row: Row) -> WriteRow:
+    task_id, idx, channel, path, type_ = row.fact
+    return WriteRow(task_id, idx, channel, path, type_ or "null", row.data or b"")
+
+
+@dataclass
+class _Found:
+    """A checkpoint as it is told, with what belongs to it."""
+
+    told: Mapping[str, Any]
+    body: bytes | None
+    metadata: bytes | None = None
+    writes: list[WriteRow] = field(default_factory=list)
+    sends: list[WriteRow] = field(default_factory=list)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.told["thread"], self.told["ns"]
+
+    def entry(self, blobs: Mapping[tuple[str, ...], BlobRow]) -> Entry:
+        row = _checkpoint(self.told, self.body, self.metadata)
+        values = _blobs_of(self.told, row, blobs)
+        return Entry(*self.place, Snapshot(row, values, self.writes, self.sends, self.told["head"]))
 
 
 def _checkpoint(
@@ -254,20 +337,21 @@ def _inline(channel: str, version: str, value: Any) -> BlobRow:
     return BlobRow(channel, version, _INLINE_TYPE, _dump(value))
 
 
-def lineage(told: Mapping[str, Any], payload: bytes) -> list[Ancestor]:
+def lineage(rows: Sequence[Row]) -> list[Ancestor]:
     """The answer of `charm_lineage_v1`."""
-    pieces = _pieces(payload)
-    blobs: list[list[BlobRow]] = [[] for _ in told["ids"]]
-    writes: list[list[WriteRow]] = [[] for _ in told["ids"]]
-    for place, channel, version, type_, size in told["blobs"]:
-        blobs[place].append(BlobRow(channel, version, type_, next(pieces)(size)))
-    for place, channel, version, value in told["inline"]:
-        blobs[place].append(_inline(channel, version or "", value))
-    for place, task_id, idx, channel, path, type_, size in told["writes"]:
-        row = WriteRow(task_id, idx, channel, path, type_ or "null", next(pieces)(size))
-        writes[place].append(row)
-    steps = zip(told["ids"], blobs, writes, strict=True)
-    return [Ancestor(*step) for step in steps if step[1] or step[2]]
+    found: list[tuple[str, list[BlobRow], list[WriteRow]]] = []
+    for row in rows:
+        if row.kind == "ancestor":
+            found.append((row.fact, [], []))
+        elif row.kind == "blob":
+            channel, version, type_, _ = row.fact
+            found[-1][1].append(BlobRow(channel, version, type_, row.data or b""))
+        elif row.kind == "inline":
+            channel, version, value = row.fact
+            found[-1][1].append(_inline(channel, version or "", value))
+        elif row.kind == "write":
+            found[-1][2].append(_write_row(row))
+    return [Ancestor(*each) for each in found if each[1] or each[2]]
 
 
 def _dump(value: Any) -> bytes:

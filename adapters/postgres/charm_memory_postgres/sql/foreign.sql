@@ -23,29 +23,23 @@ LANGUAGE sql IMMUTABLE AS $$
     )
 $$;
 
--- Moves the head, and the thread up in the listing. The thread is locked.
+-- Moves the head, which has been where it is since `was_moved_at`, and the thread up in the listing. The thread is locked.
 CREATE OR REPLACE FUNCTION charm_move_head_v1(
-    thread text, ns text, id text, by_device text, at double precision
+    thread text, ns text, id text, by_device text, at double precision, was_moved_at double precision
 ) RETURNS void
 LANGUAGE plpgsql AS $$
-DECLARE
-    was_moved_at double precision;
-    newest double precision;
 BEGIN
-    SELECT moved_at INTO was_moved_at FROM charm_heads WHERE thread_id = thread AND checkpoint_ns = ns;
-    SELECT updated_at INTO newest FROM charm_threads WHERE thread_id = thread;
     INSERT INTO charm_heads AS h VALUES (thread, ns, id, by_device, at)
     ON CONFLICT (thread_id, checkpoint_ns) DO UPDATE
         SET checkpoint_id = excluded.checkpoint_id, device = excluded.device, moved_at = excluded.moved_at;
-    IF newest IS NULL OR at >= newest THEN
-        newest := at;
-    ELSIF was_moved_at >= newest THEN
-        -- It was this head that moved last, and a clock went back: only now all heads have to be looked at.
-        SELECT max(moved_at) INTO newest FROM charm_heads WHERE thread_id = thread;
-    END IF;
-    INSERT INTO charm_threads AS t (thread_id, created_at, updated_at) VALUES (thread, at, newest)
+    INSERT INTO charm_threads AS t (thread_id, created_at, updated_at) VALUES (thread, at, at)
     ON CONFLICT (thread_id) DO UPDATE
-        SET created_at = coalesce(t.created_at, excluded.created_at), updated_at = excluded.updated_at;
+        SET created_at = coalesce(t.created_at, excluded.created_at), updated_at = CASE
+            -- It was this head that moved last, and a clock went back: only now all heads have to be looked at.
+            WHEN at < was_moved_at AND was_moved_at >= t.updated_at
+                THEN (SELECT max(moved_at) FROM charm_heads h WHERE h.thread_id = thread)
+            ELSE greatest(t.updated_at, at)
+        END;
 END
 $$;
 
@@ -90,7 +84,7 @@ CREATE OR REPLACE FUNCTION charm_checkpoint_written() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     at double precision;
-    head text;
+    head charm_heads;
 BEGIN
     IF EXISTS (
         SELECT FROM charm_checkpoints c
@@ -99,7 +93,7 @@ BEGIN
     ) THEN
         IF TG_OP = 'UPDATE' THEN
             UPDATE charm_checkpoints c
-            SET body = NULL, metadata = NULL, run_id = NEW.metadata ->> 'run_id'
+            SET body = NULL, metadata = NULL, run_id = NEW.metadata ->> 'run_id', device = 'another saver'
             WHERE c.thread_id = NEW.thread_id AND c.checkpoint_ns = NEW.checkpoint_ns
             AND c.checkpoint_id = NEW.checkpoint_id;
         END IF;
@@ -112,12 +106,14 @@ BEGIN
         CASE WHEN NEW.checkpoint_ns <> '' THEN NEW.metadata -> 'parents' ->> '' END,
         'another saver', at
     ) ON CONFLICT DO NOTHING;
-    SELECT h.checkpoint_id INTO head FROM charm_heads h
+    SELECT * INTO head FROM charm_heads h
     WHERE h.thread_id = NEW.thread_id AND h.checkpoint_ns = NEW.checkpoint_ns;
     -- Rows that are loaded in any order end with the greatest id as the head.
-    IF head IS NULL OR head = NEW.parent_checkpoint_id OR head < NEW.checkpoint_id COLLATE "C" THEN
+    IF head.checkpoint_id IS NULL OR head.checkpoint_id = NEW.parent_checkpoint_id
+        OR head.checkpoint_id < NEW.checkpoint_id COLLATE "C"
+    THEN
         PERFORM charm_move_head_v1(
-            NEW.thread_id, NEW.checkpoint_ns, NEW.checkpoint_id, 'another saver', at
+            NEW.thread_id, NEW.checkpoint_ns, NEW.checkpoint_id, 'another saver', at, head.moved_at
         );
     END IF;
     RETURN NULL;
@@ -148,6 +144,13 @@ BEGIN
             deleted_at = extract(epoch FROM now()), created_at = NULL
         WHERE t.thread_id = place.thread_id
         AND NOT EXISTS (SELECT FROM charm_checkpoints c WHERE c.thread_id = place.thread_id);
+        IF place.checkpoint_ns = '' THEN
+            UPDATE charm_threads t
+            SET deleted_firsts = t.deleted_firsts || (
+                SELECT array_agg(key) FROM jsonb_each(place.gone) WHERE value = 'null'
+            )
+            WHERE t.thread_id = place.thread_id;
+        END IF;
     END LOOP;
     RETURN NULL;
 END

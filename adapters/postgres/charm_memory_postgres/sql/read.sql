@@ -2,108 +2,190 @@
 -- how many rows an array or a JSON holds is only guessed. COLLATE "default" is that of LangGraph's columns: a value that
 -- comes from a column of ours would bring "C" with it, and their indexes could not be used.
 --
--- Reads answer one JSON and one payload. Pieces of the payload stand in the order in which the JSON tells their sizes:
--- each entry's exact body and metadata, then blobs, then writes. All are STABLE: everything read is of one moment.
+-- Reads answer rows of (kind, fact, data), so that a value goes from its table to the client as it is. The first is of
+-- the kind "info". All are STABLE: everything read is of one moment.
 
--- Checkpoints by key, in the order of the keys. A blob that several of them have is sent once. A write is [place of its
--- entry, kind, task_id, idx, channel, task_path, type, size]; kind "s" is one of the parent's, for old formats.
+-- A checkpoint less the values that it keeps itself at versions that are `known`.
+CREATE OR REPLACE FUNCTION charm_less_v1(checkpoint jsonb, known jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT jsonb_set(checkpoint, '{channel_values}', coalesce(jsonb_object_agg(v.key, v.value), '{}'))
+    FROM charm_inline_v1(checkpoint) v
+    WHERE (known ->> v.key = checkpoint -> 'channel_versions' ->> v.key) IS NOT TRUE
+$$;
+
+-- Checkpoints by key, in the order of the keys, each with what belongs to it behind it: "metadata" as it was written,
+-- where that is not the same, every "blob" ([channel, version, type, xid]), and every "write" and, for old formats,
+-- "send" ([task_id, idx, channel, task_path, type]). The `xid` is of the transaction that stored it. Where `held` has
+-- [version, xid] for a channel, a "held" stands for the same blob without its data.
+-- `known` maps places to channels and versions whose values are left out; so
+-- are blobs of the versions that the namespace's checkpoint before it in the answer has.
 CREATE OR REPLACE FUNCTION charm_entries_v1(
-    threads text[], namespaces text[], ids text[], with_values boolean,
-    OUT info json, OUT payload bytea
-)
--- Else it would be planned anew for each call, which takes as long as the call.
-LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
+    threads text[], namespaces text[], ids text[], with_values boolean, known jsonb, held jsonb
+) RETURNS TABLE (kind text, fact json, data bytea)
+LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    entries json;
-    blobs json;
-    writes json;
-    exact bytea;
-    blob_data bytea;
-    write_data bytea;
+    thread text COLLATE "default";
+    ns text COLLATE "default";
+    id text COLLATE "default";
+    place text;
+    sent jsonb := known;
+    step record;
 BEGIN
-    SELECT
-        json_agg(json_build_object(
-            'thread', k.thread_id, 'ns', k.checkpoint_ns, 'id', k.checkpoint_id, 'parent', k.parent_checkpoint_id,
-            'checkpoint', CASE WHEN with_values THEN k.checkpoint ELSE k.checkpoint - 'channel_values' END,
-            'metadata', k.metadata, 'run', c.run_id, 'root', c.root_id, 'device', c.device, 'at', c.created_at,
-            'body', octet_length(c.body), 'exact_metadata', octet_length(c.metadata),
-            'head', (SELECT h.checkpoint_id FROM charm_heads h WHERE h.thread_id = e.t AND h.checkpoint_ns = e.n)
-        ) ORDER BY e.place),
-        string_agg(coalesce(c.body, '') || coalesce(c.metadata, ''), '' ORDER BY e.place)
-    INTO entries, exact
-    FROM unnest(threads COLLATE "default", namespaces COLLATE "default", ids COLLATE "default") WITH ORDINALITY e (t, n, i, place)
-    CROSS JOIN LATERAL (
-        SELECT * FROM charm_checkpoints c
-        WHERE c.thread_id = e.t AND c.checkpoint_ns = e.n AND c.checkpoint_id = e.i LIMIT 1
-    ) c
-    CROSS JOIN LATERAL (
-        SELECT * FROM checkpoints k
-        WHERE k.thread_id = e.t AND k.checkpoint_ns = e.n AND k.checkpoint_id = e.i LIMIT 1
-    ) k;
+    FOR n IN 1 .. coalesce(cardinality(ids), 0) LOOP
+        thread := threads[n];
+        ns := namespaces[n];
+        id := ids[n];
+        place := json_build_array(thread, ns);
+        SELECT k.parent_checkpoint_id AS parent, k.checkpoint, k.metadata, c.metadata AS exact_metadata, c.body,
+            c.run_id, c.root_id, c.device, c.created_at, (
+                SELECT h.checkpoint_id FROM charm_heads h WHERE h.thread_id = thread AND h.checkpoint_ns = ns
+            ) AS head
+        INTO step
+        FROM charm_checkpoints c CROSS JOIN LATERAL (
+            SELECT * FROM checkpoints k
+            WHERE k.thread_id = thread AND k.checkpoint_ns = ns AND k.checkpoint_id = id LIMIT 1
+        ) k
+        WHERE c.thread_id = thread AND c.checkpoint_ns = ns AND c.checkpoint_id = id;
+        CONTINUE WHEN NOT FOUND;
 
-    IF with_values THEN
-        SELECT
-            json_agg(json_build_array(
-                b.thread_id, b.checkpoint_ns, b.channel, b.version, b.type, coalesce(octet_length(b.blob), 0)
-            )),
-            string_agg(b.blob, '')
-        INTO blobs, blob_data
-        FROM (
-            SELECT DISTINCT e.t, e.n, v.key, v.value
-            FROM unnest(threads COLLATE "default", namespaces COLLATE "default", ids COLLATE "default") e (t, n, i)
-            CROSS JOIN LATERAL (
-                SELECT k.checkpoint -> 'channel_versions' AS versions FROM checkpoints k
-                WHERE k.thread_id = e.t AND k.checkpoint_ns = e.n AND k.checkpoint_id = e.i LIMIT 1
-            ) k
-            CROSS JOIN jsonb_each_text(k.versions) v
-        ) wanted
-        CROSS JOIN LATERAL (
-            SELECT * FROM checkpoint_blobs b
-            WHERE b.thread_id = wanted.t AND b.checkpoint_ns = wanted.n
-            AND b.channel = wanted.key AND b.version = wanted.value AND b.type <> 'empty' LIMIT 1
-        ) b;
+        kind := 'checkpoint';
+        fact := json_build_object(
+            'thread', thread, 'ns', ns, 'id', id, 'parent', step.parent, 'metadata', step.metadata,
+            'checkpoint', CASE
+                WHEN NOT with_values THEN step.checkpoint - 'channel_values'
+                WHEN known ? place THEN charm_less_v1(step.checkpoint, known -> place)
+                ELSE step.checkpoint
+            END,
+            'run', step.run_id, 'root', step.root_id, 'device', step.device, 'at', step.created_at,
+            'head', step.head
+        );
+        data := step.body;
+        RETURN NEXT;
+        IF step.exact_metadata IS NOT NULL THEN
+            RETURN QUERY SELECT 'metadata', NULL::json, step.exact_metadata;
+        END IF;
+        CONTINUE WHEN NOT with_values;
 
-        SELECT
-            json_agg(json_build_array(
-                w.place, w.kind, w.task_id, w.idx, w.channel, w.task_path, w.type, octet_length(w.blob)
-            )),
-            string_agg(w.blob, '')
-        INTO writes, write_data
-        FROM (
-            SELECT e.place - 1 AS place, wanted.kind, w.*
-            FROM unnest(threads COLLATE "default", namespaces COLLATE "default", ids COLLATE "default") WITH ORDINALITY e (t, n, i, place)
-            CROSS JOIN LATERAL (
-                SELECT 'w' AS kind, e.i AS id
-                UNION ALL
-                SELECT 's', k.parent_checkpoint_id FROM checkpoints k
-                WHERE k.thread_id = e.t AND k.checkpoint_ns = e.n AND k.checkpoint_id = e.i
-                AND coalesce((k.checkpoint ->> 'v')::numeric, 1) < 4
-            ) wanted
-            CROSS JOIN LATERAL (
-                SELECT * FROM checkpoint_writes w
-                WHERE w.thread_id = e.t AND w.checkpoint_ns = e.n AND w.checkpoint_id = wanted.id OFFSET 0
-            ) w
-            ORDER BY e.place, w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
-        ) w;
-    END IF;
-    info := json_build_object('entries', entries, 'blobs', blobs, 'writes', writes);
-    payload := coalesce(exact, '') || coalesce(blob_data, '') || coalesce(write_data, '');
+        RETURN QUERY
+            SELECT CASE WHEN b.is_held THEN 'held' ELSE 'blob' END,
+                json_build_array(b.channel, b.version, b.type, b.xid), CASE WHEN b.is_held THEN NULL ELSE b.blob END
+            FROM jsonb_each_text(step.checkpoint -> 'channel_versions') v CROSS JOIN LATERAL (
+                SELECT b.*, b.xmin::text AS xid,
+                    held -> b.channel = jsonb_build_array(b.version, b.xmin::text) AS is_held
+                FROM checkpoint_blobs b
+                WHERE b.thread_id = thread AND b.checkpoint_ns = ns
+                AND b.channel = v.key AND b.version = v.value AND b.type <> 'empty' LIMIT 1
+            ) b
+            WHERE (sent -> place ->> v.key = v.value) IS NOT TRUE;
+        RETURN QUERY
+            SELECT 'write', json_build_array(w.task_id, w.idx, w.channel, w.task_path, w.type), w.blob
+            FROM checkpoint_writes w
+            WHERE w.thread_id = thread AND w.checkpoint_ns = ns AND w.checkpoint_id = id
+            ORDER BY w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx;
+        IF coalesce((step.checkpoint ->> 'v')::numeric, 1) < 4 THEN
+            RETURN QUERY
+                SELECT 'send', json_build_array(w.task_id, w.idx, w.channel, w.task_path, w.type), w.blob
+                FROM checkpoint_writes w
+                WHERE w.thread_id = thread AND w.checkpoint_ns = ns AND w.checkpoint_id = step.parent
+                ORDER BY w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx;
+        END IF;
+        sent := sent || jsonb_build_object(place, step.checkpoint -> 'channel_versions');
+    END LOOP;
 END
 $$;
 
 -- One checkpoint, or the head for a null id.
-CREATE OR REPLACE FUNCTION charm_read_v1(thread text, ns text, id text, OUT info json, OUT payload bytea)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION charm_read_v1(thread text, ns text, id text, held jsonb DEFAULT NULL)
+RETURNS TABLE (kind text, fact json, data bytea)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     head text;
     through text;
-    found record;
 BEGIN
     SELECT h.checkpoint_id INTO head FROM charm_heads h WHERE h.thread_id = thread AND h.checkpoint_ns = ns;
     SELECT t.deleted_through INTO through FROM charm_threads t WHERE t.thread_id = thread;
-    SELECT * INTO found FROM charm_entries_v1(ARRAY[thread], ARRAY[ns], ARRAY[coalesce(id, head)], true);
-    info := json_build_object('head', head, 'deleted_through', through, 'found', found.info);
-    payload := found.payload;
+    kind := 'info';
+    fact := json_build_object('head', head, 'deleted_through', through);
+    RETURN NEXT;
+    RETURN QUERY SELECT * FROM charm_entries_v1(ARRAY[thread], ARRAY[ns], ARRAY[coalesce(id, head)], true, '{}', held);
+END
+$$;
+
+-- A thread's live heads, each [ns, id, device, moved_at, mark of its pending writes], and the checkpoints of those that
+-- are not as in `held`, which maps namespaces to [[id, mark], …], the newest first.
+CREATE OR REPLACE FUNCTION charm_pull_v1(thread text, held jsonb)
+RETURNS TABLE (kind text, fact json, data bytea)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    live record;
+    tombstone json;
+BEGIN
+    WITH RECURSIVE names AS (
+        (SELECT h.* FROM charm_heads h WHERE h.thread_id = thread ORDER BY h.checkpoint_ns LIMIT 1)
+        UNION ALL
+        -- From name to name. Those of tasks ("node:task") may be thousands, most of them done with: passed over.
+        SELECT next.* FROM names n CROSS JOIN LATERAL (
+            SELECT h.* FROM charm_heads h
+            WHERE h.thread_id = thread AND h.checkpoint_ns >= CASE
+                WHEN n.checkpoint_ns LIKE '%:%' THEN split_part(n.checkpoint_ns, ':', 1) || ';'
+                ELSE n.checkpoint_ns || chr(1)
+            END
+            ORDER BY h.checkpoint_ns LIMIT 1
+        ) next
+    ), heads AS (
+        SELECT * FROM names WHERE checkpoint_ns NOT LIKE '%:%'
+        UNION ALL
+        SELECT h.* FROM names root
+        CROSS JOIN LATERAL (
+            SELECT * FROM charm_checkpoints c
+            WHERE c.thread_id = thread AND c.root_id = root.checkpoint_id AND c.checkpoint_ns LIKE '%:%' OFFSET 0
+        ) c
+        CROSS JOIN LATERAL (
+            SELECT * FROM charm_heads h WHERE h.thread_id = thread AND h.checkpoint_ns = c.checkpoint_ns LIMIT 1
+        ) h
+        WHERE root.checkpoint_ns = '' AND h.checkpoint_id = c.checkpoint_id
+    ), marked AS (
+        SELECT h.*, w.mark,
+            (held -> h.checkpoint_ns) @> jsonb_build_array(jsonb_build_array(h.checkpoint_id, w.mark)) AS is_held
+        FROM heads h CROSS JOIN LATERAL (
+            SELECT coalesce(encode(sha256(string_agg(
+                sha256(w.blob) || convert_to(json_build_array(
+                    w.task_path, w.task_id, w.idx, w.channel, w.type
+                )::text, 'UTF8'), ''
+                ORDER BY w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
+            )), 'base64'), '') AS mark
+            FROM checkpoint_writes w
+            WHERE w.thread_id = thread AND w.checkpoint_ns = h.checkpoint_ns COLLATE "default"
+            AND w.checkpoint_id = h.checkpoint_id COLLATE "default"
+        ) w
+    ), differing AS (
+        SELECT * FROM marked WHERE is_held IS NOT TRUE
+    )
+    SELECT
+        (
+            SELECT json_agg(json_build_array(checkpoint_ns, checkpoint_id, device, moved_at, mark) ORDER BY checkpoint_ns)
+            FROM marked
+        ) AS heads,
+        array_agg(thread) AS threads,
+        array_agg(checkpoint_ns ORDER BY checkpoint_ns) AS namespaces,
+        array_agg(checkpoint_id ORDER BY checkpoint_ns) AS ids,
+        jsonb_object_agg(json_build_array(thread, checkpoint_ns)::text, (
+            SELECT k.versions FROM jsonb_array_elements(held -> d.checkpoint_ns) WITH ORDINALITY m (mark, place)
+            CROSS JOIN LATERAL (
+                SELECT k.checkpoint -> 'channel_versions' AS versions FROM checkpoints k
+                WHERE k.thread_id = thread AND k.checkpoint_ns = d.checkpoint_ns COLLATE "default"
+                AND k.checkpoint_id = m.mark ->> 0 LIMIT 1
+            ) k
+            ORDER BY m.place LIMIT 1
+        )) AS known
+    INTO live FROM differing d;
+
+    SELECT json_build_array(t.deleted_at, t.deleted_through) INTO tombstone FROM charm_threads t
+    WHERE t.thread_id = thread AND t.deleted_through IS NOT NULL;
+    kind := 'info';
+    fact := json_build_object('heads', live.heads, 'tombstone', tombstone);
+    RETURN NEXT;
+    RETURN QUERY SELECT * FROM charm_entries_v1(live.threads, live.namespaces, live.ids, true, live.known, NULL);
 END
 $$;
 
@@ -122,11 +204,10 @@ $$;
 
 -- A page of checkpoints by descending (checkpoint_id, thread_id, checkpoint_ns): at most `limit`, and not many more
 -- bytes of values than `max_bytes`.
-CREATE OR REPLACE FUNCTION charm_scan_v1(query jsonb, OUT info json, OUT payload bytea)
+CREATE OR REPLACE FUNCTION charm_scan_v1(query jsonb) RETURNS TABLE (kind text, fact json, data bytea)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
 DECLARE
     page record;
-    found record;
     last integer;
 BEGIN
     -- Built from what is asked, so that it is planned for just that. Nothing of the query's texts is put in.
@@ -163,37 +244,32 @@ BEGIN
             ) WITH ORDINALITY e (t, n, i, place)
         ) sizes;
     END IF;
-    SELECT * INTO found FROM charm_entries_v1(
-        page.threads[:last], page.namespaces[:last], page.ids[:last], (query ->> 'values')::boolean
+    kind := 'info';
+    fact := json_build_object('entries', last, 'more', page.number > last);
+    RETURN NEXT;
+    RETURN QUERY SELECT * FROM charm_entries_v1(
+        page.threads[:last], page.namespaces[:last], page.ids[:last], (query ->> 'values')::boolean, '{}', NULL
     );
-    info := json_build_object('more', page.number > last, 'found', found.info);
-    payload := found.payload;
 END
 $$;
 
--- Up the parent chain, as far as channels are without a value. A blob is [place of its ancestor, channel, version, type,
--- size], a write [place, task_id, idx, channel, task_path, type, size], an inline value [place, channel, version, value].
-CREATE OR REPLACE FUNCTION charm_lineage_v1(
-    thread text, ns text, id text, channels text[], OUT info json, OUT payload bytea
-)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+-- Up the parent chain, as far as channels are without a value: each "ancestor" with what belongs to it behind it, every
+-- "write" and every "blob" as above, and "inline" values ([channel, version, value]).
+CREATE OR REPLACE FUNCTION charm_lineage_v1(thread text, ns text, id text, channels text[])
+RETURNS TABLE (kind text, fact json, data bytea)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     at text := coalesce(
         id, (SELECT h.checkpoint_id FROM charm_heads h WHERE h.thread_id = thread AND h.checkpoint_ns = ns)
     );
     ancestor record;
-    place integer := 0;
     steps integer := 0;
     most_steps integer;
-    blobs json[] := '{}';
-    writes json[] := '{}';
-    inline json[] := '{}';
-    ids text[] := '{}';
-    blob_data bytea[] := '{}';
-    write_data bytea[] := '{}';
     seeded text[];
     piece record;
 BEGIN
+    kind := 'info';
+    RETURN NEXT;
     SELECT k.parent_checkpoint_id INTO at FROM checkpoints k
     WHERE k.thread_id = thread AND k.checkpoint_ns = ns AND k.checkpoint_id = at;
     WHILE at IS NOT NULL AND channels <> '{}' LOOP
@@ -202,17 +278,16 @@ BEGIN
         INTO ancestor FROM checkpoints k
         WHERE k.thread_id = thread AND k.checkpoint_ns = ns AND k.checkpoint_id = at;
         EXIT WHEN NOT FOUND;
-        seeded := '{}';
-        FOR piece IN
-            SELECT w.* FROM checkpoint_writes w
+        kind := 'ancestor';
+        fact := to_json(at);
+        data := NULL;
+        RETURN NEXT;
+        RETURN QUERY
+            SELECT 'write', json_build_array(w.task_id, w.idx, w.channel, w.task_path, w.type), w.blob
+            FROM checkpoint_writes w
             WHERE w.thread_id = thread AND w.checkpoint_ns = ns AND w.checkpoint_id = at AND w.channel = ANY (channels)
-            ORDER BY w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
-        LOOP
-            writes := writes || json_build_array(
-                place, piece.task_id, piece.idx, piece.channel, piece.task_path, piece.type, octet_length(piece.blob)
-            );
-            write_data := write_data || piece.blob;
-        END LOOP;
+            ORDER BY w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx;
+        seeded := '{}';
         FOR piece IN
             SELECT c.channel, b.version, b.type, b.blob, ancestor.plain -> c.channel AS plain,
                 ancestor.versions ->> c.channel AS plain_version
@@ -225,17 +300,16 @@ BEGIN
         LOOP
             seeded := seeded || piece.channel;
             IF piece.type IS NULL THEN
-                inline := inline || json_build_array(place, piece.channel, piece.plain_version, piece.plain);
+                kind := 'inline';
+                fact := json_build_array(piece.channel, piece.plain_version, piece.plain);
             ELSE
-                blobs := blobs || json_build_array(
-                    place, piece.channel, piece.version, piece.type, coalesce(octet_length(piece.blob), 0)
-                );
-                blob_data := blob_data || coalesce(piece.blob, '');
+                kind := 'blob';
+                fact := json_build_array(piece.channel, piece.version, piece.type, NULL);
             END IF;
+            data := piece.blob;
+            RETURN NEXT;
         END LOOP;
         channels := ARRAY(SELECT c FROM unnest(channels) c WHERE c <> ALL (seeded));
-        ids := ids || at;
-        place := place + 1;
         at := ancestor.parent_checkpoint_id;
         -- A forged cycle of parents ends.
         steps := steps + 1;
@@ -245,9 +319,6 @@ BEGIN
         END IF;
         EXIT WHEN steps > most_steps;
     END LOOP;
-    info := json_build_object('ids', ids, 'blobs', blobs, 'writes', writes, 'inline', inline);
-    payload := coalesce((SELECT string_agg(p, '' ORDER BY n) FROM unnest(blob_data) WITH ORDINALITY u (p, n)), '')
-        || coalesce((SELECT string_agg(p, '' ORDER BY n) FROM unnest(write_data) WITH ORDINALITY u (p, n)), '');
 END
 $$;
 

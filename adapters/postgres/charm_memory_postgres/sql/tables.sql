@@ -22,6 +22,8 @@ CREATE INDEX IF NOT EXISTS charm_checkpoints_by_id
     ON charm_checkpoints (checkpoint_id, thread_id, checkpoint_ns);
 CREATE INDEX IF NOT EXISTS charm_checkpoints_by_run
     ON charm_checkpoints (run_id) WHERE run_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS charm_checkpoints_by_root
+    ON charm_checkpoints (thread_id, root_id) WHERE root_id IS NOT NULL;
 
 -- No index but the key: a head that moves then rewrites no index.
 CREATE TABLE IF NOT EXISTS charm_heads (
@@ -42,6 +44,8 @@ CREATE TABLE IF NOT EXISTS charm_threads (
     deleted_at double precision,
     deleted_through text COLLATE "C"
 ) WITH (fillfactor = 70);
+-- Deleted checkpoints of the root graph that had no parent. One that comes again is a late repeat, no fresh start.
+ALTER TABLE charm_threads ADD COLUMN IF NOT EXISTS deleted_firsts text[];
 CREATE INDEX IF NOT EXISTS charm_threads_by_recency
     ON charm_threads (updated_at, thread_id) WHERE updated_at IS NOT NULL;
 

@@ -4,6 +4,7 @@ CREATE OR REPLACE FUNCTION charm_delete_v1(thread text, at double precision) RET
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     through text;
+    firsts text[];
 BEGIN
     PERFORM charm_lock_v1(thread);
     IF NOT EXISTS (SELECT FROM charm_checkpoints c WHERE c.thread_id = thread)
@@ -12,10 +13,14 @@ BEGIN
         RETURN false;
     END IF;
     SELECT coalesce(max(c.checkpoint_id), '') INTO through FROM charm_checkpoints c WHERE c.thread_id = thread;
-    INSERT INTO charm_threads AS t (thread_id, deleted_at, deleted_through) VALUES (thread, at, through)
+    SELECT array_agg(k.checkpoint_id) INTO firsts FROM checkpoints k
+    WHERE k.thread_id = thread AND k.checkpoint_ns = '' AND k.parent_checkpoint_id IS NULL;
+    INSERT INTO charm_threads AS t (thread_id, deleted_at, deleted_through, deleted_firsts)
+    VALUES (thread, at, through, firsts)
     ON CONFLICT (thread_id) DO UPDATE
         SET created_at = NULL, updated_at = NULL, deleted_at = excluded.deleted_at,
-            deleted_through = greatest(t.deleted_through, excluded.deleted_through);
+            deleted_through = greatest(t.deleted_through, excluded.deleted_through),
+            deleted_firsts = t.deleted_firsts || excluded.deleted_firsts;
     DELETE FROM charm_heads h WHERE h.thread_id = thread;
     DELETE FROM charm_checkpoints c WHERE c.thread_id = thread;
     DELETE FROM checkpoints k WHERE k.thread_id = thread;
