@@ -1,51 +1,52 @@
 """A fresh process that opens a saver and reads a thread's newest checkpoint.
 
-The cold scenario runs it as `python -m bench.cold_read SAVER COLOUR FOLDER THREAD SPAWNED`. It prints
-one JSON object: the messages found and the seconds it took, counted from `SPAWNED` (nanoseconds since
-the epoch), or, if that is 0, from when everything is imported.
+The cold scenario runs it as `python -m bench.cold_read SAVER COLOUR FOLDER EMPTY THREAD SPAWNED`. It prints one JSON
+object: the messages found and the seconds it took, counted from `SPAWNED` (nanoseconds since the epoch), or, if that is
+0, from when everything is imported: then it rehearses in the folder `EMPTY`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from bench.plan import Colour
-from bench.savers import Saver, resolve
+from bench.savers import Entrant, resolve
 from bench.session import open_session
 
 __all__: list[str] = []
 
 
 def _read(
-    saver: Saver, colour: Colour, folder: Path, thread_id: str, clock: Callable[[], float]
+    entrant: Entrant, folder: Path, thread_id: str, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    with open_session(saver, colour, folder) as session:
+    with open_session(entrant, folder) as session:
         newest = session.newest(thread_id)
         seconds = clock()
     messages = newest.checkpoint["channel_values"]["messages"] if newest else []
     return {"messages": len(messages), "seconds": seconds}
 
 
-def _main(name: str, colour: Colour, folder: str, thread_id: str, spawned: int) -> dict[str, Any]:
-    saver = resolve(name)
+def _main(
+    name: str, colour: Colour, folder: Path, empty: Path, thread_id: str, spawned: int
+) -> dict[str, Any]:
+    entrant = Entrant(resolve(name), colour)
     if spawned:
-        return _read(saver, colour, Path(folder), thread_id, lambda: time.time() - spawned / 1e9)
+        return _read(entrant, folder, thread_id, lambda: time.time() - spawned / 1e9)
 
-    # A rehearsal on an empty folder imports whatever the saver imports when it is first used.
+    # A rehearsal imports whatever the saver imports when it is first used.
     import langchain_core.messages  # noqa: F401
 
-    with tempfile.TemporaryDirectory(prefix="bench-") as empty:
-        _read(saver, colour, Path(empty), thread_id, time.perf_counter)
+    _read(entrant, empty, thread_id, time.perf_counter)
     began = time.perf_counter()
-    return _read(saver, colour, Path(folder), thread_id, lambda: time.perf_counter() - began)
+    return _read(entrant, folder, thread_id, lambda: time.perf_counter() - began)
 
 
 if __name__ == "__main__":
-    name, colour, folder, thread_id, spawned = sys.argv[1:]
-    print(json.dumps(_main(name, cast(Colour, colour), folder, thread_id, int(spawned))))
+    name, colour, folder, empty, thread_id, spawned = sys.argv[1:]
+    found = _main(name, cast(Colour, colour), Path(folder), Path(empty), thread_id, int(spawned))
+    print(json.dumps(found))

@@ -6,6 +6,7 @@ import operator
 import random
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
 from langchain_core.messages import AIMessage, HumanMessage
@@ -55,8 +56,11 @@ def _node(colour: Colour, instant: Callable[[Any], Any]) -> Any:
     return node
 
 
-def chat_graph(colour: Colour) -> StateGraph[Any, Any]:
-    """`MessagesState` and two instant nodes; the second answers with 600 characters."""
+def chat_graph(colour: Colour, thoughts: int = 1) -> StateGraph[Any, Any]:
+    """`MessagesState` and instant nodes: one for each thought, then one that answers with 600 characters.
+
+    A turn makes a checkpoint of its input, one of the step that takes it, and one of each node.
+    """
 
     def think(state: MessagesState) -> dict[str, Any]:
         return {}
@@ -65,11 +69,12 @@ def chat_graph(colour: Colour) -> StateGraph[Any, Any]:
         return {"messages": [AIMessage(prose(len(state["messages"])))]}
 
     builder = StateGraph(MessagesState)
-    builder.add_node("think", _node(colour, think))
+    thinking = [f"think-{number}" for number in range(thoughts)]
+    for name in thinking:
+        builder.add_node(name, _node(colour, think))
     builder.add_node("answer", _node(colour, answer))
-    builder.add_edge(START, "think")
-    builder.add_edge("think", "answer")
-    builder.add_edge("answer", END)
+    for edge in pairwise([START, *thinking, "answer", END]):
+        builder.add_edge(*edge)
     return builder
 
 

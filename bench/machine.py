@@ -16,9 +16,12 @@ __all__ = ["describe"]
 
 _DISTRIBUTIONS = (
     "charm-checkpoint",
+    "charm-memory-postgres",
     "langgraph",
     "langgraph-checkpoint",
     "langgraph-checkpoint-sqlite",
+    "langgraph-checkpoint-postgres",
+    "psycopg",
     "langchain-core",
 )
 

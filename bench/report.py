@@ -1,8 +1,8 @@
-"""Figures as tables of 80 columns, as a verdict, and as JSON."""
+"""Figures as tables, as a verdict, and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -11,20 +11,19 @@ from bench.figures import Figure, Spread, Target
 
 __all__ = ["WIDTH", "as_json", "table", "verdicts"]
 
-WIDTH = 80
+WIDTH = 88
 
 
-def table(figures: Sequence[Figure], judged: Collection[str]) -> Table:
-    """One table of the figures, which share their title; targets are shown for the judged savers."""
+def table(figures: Sequence[Figure]) -> Table:
+    """One table of the figures, which share their title."""
     first = figures[0]
     title = first.title
-    peers = dict.fromkeys(figure.peer for figure in figures if figure.peer)
-    if peers:
-        title += f"; {'overhead ' if first.overhead else ''}ratio to {' / '.join(peers)}"
+    if peers := " / ".join(dict.fromkeys(map(_better, first.peers.values()))):
+        title += f"; {'overhead ' if first.overhead else ''}ratio to {peers}"
     sheet = Table(
         title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0)
     )
-    columns = (("case", 16), ("saver", 16), ("median (IQR)", 18), ("ratio (IQR)", 17), ("", 7))
+    columns = (("case", 16), ("saver", 22), ("median (IQR)", 20), ("ratio (IQR)", 17), ("", 7))
     for header, width in columns:
         sheet.add_column(header, width=width, overflow="fold", header_style="dim")
     for figure in figures:
@@ -32,42 +31,41 @@ def table(figures: Sequence[Figure], judged: Collection[str]) -> Table:
         if figure.target is not None:
             labels[1] += f", {_goal(figure.target)}"
         last = len(figure.samples) - 1
-        for row, saver in enumerate(figure.samples):
-            ratio = figure.ratio(saver)
+        for row, entrant in enumerate(figure.samples):
+            ratio = figure.ratio(entrant)
             sheet.add_row(
                 "\n".join(labels[row:] if row == last else labels[row : row + 1]),
-                saver,
-                _text(figure.value(saver)),
-                _text(ratio) if ratio else "1" if saver == figure.peer else "",
-                _verdict(figure.reached(saver)) if saver in judged else "",
+                figure.label(entrant),
+                _text(figure.value(entrant)),
+                _text(ratio) if ratio else "1" if entrant == figure.peer(entrant) else "",
+                _verdict(figure.reached(entrant)),
             )
         sheet.add_row()
     return sheet
 
 
-def verdicts(figures: Sequence[Figure], judged: Collection[str]) -> Iterator[str]:
-    """One line for each judged saver: how many targets it reached, and then those it missed."""
-    for saver in judged:
-        aims = [
-            (figure, reached)
-            for figure in figures
-            if saver in figure.samples and (reached := figure.reached(saver)) is not None
-        ]
-        if aims:
-            count = sum(reached for _, reached in aims)
-            yield f"{saver}: {count} of {len(aims)} targets reached"
-        for figure, reached in aims:
-            if not reached and figure.target is not None:
-                measured = figure.measured(saver)
-                assert measured is not None
-                yield f"  missed: {figure.title}, {figure.case}: {_text(measured)}, not " + _goal(
-                    figure.target
+def verdicts(figures: Sequence[Figure]) -> Iterator[str]:
+    """How many targets each saver reached, and after each which it missed."""
+    reached: dict[str, list[bool]] = {}
+    missed: dict[str, list[str]] = {}
+    for figure in figures:
+        for entrant in figure.samples:
+            measured = figure.measured(entrant)
+            if figure.target is None or measured is None:
+                continue
+            name = entrant.saver.name
+            reached.setdefault(name, []).append(figure.target.reached(measured))
+            if not reached[name][-1]:
+                missed.setdefault(name, []).append(
+                    f"  missed: {figure.title}, {figure.case}, {figure.label(entrant)}: "
+                    f"{_text(measured)}, not {_goal(figure.target)}"
                 )
+    for name, all_of_it in reached.items():
+        yield f"{name}: {sum(all_of_it)} of {len(all_of_it)} targets reached"
+        yield from missed.get(name, [])
 
 
-def as_json(
-    figures: Sequence[Figure], judged: Collection[str], about: dict[str, Any]
-) -> dict[str, Any]:
+def as_json(figures: Sequence[Figure], about: dict[str, Any]) -> dict[str, Any]:
     """Everything measured, with every sample."""
     return {
         **about,
@@ -76,22 +74,26 @@ def as_json(
                 "title": figure.title,
                 "case": figure.case,
                 "unit": figure.unit,
-                "peer": figure.peer,
                 "ratio_of": "overhead" if figure.overhead else "value",
                 "target": figure.target and vars(figure.target),
                 "savers": {
-                    saver: {
+                    figure.label(entrant): {
                         "samples": list(samples),
-                        "value": figure.value(saver)._asdict(),
-                        "ratio": ratio._asdict() if (ratio := figure.ratio(saver)) else None,
-                        "reached": figure.reached(saver) if saver in judged else None,
+                        "value": figure.value(entrant)._asdict(),
+                        "ratio": ratio._asdict() if (ratio := figure.ratio(entrant)) else None,
+                        "ratio_to": figure.label(peer) if (peer := figure.peer(entrant)) else None,
+                        "reached": figure.reached(entrant),
                     }
-                    for saver, samples in figure.samples.items()
+                    for entrant, samples in figure.samples.items()
                 },
             }
             for figure in figures
         ],
     }
+
+
+def _better(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"the better of {' and '.join(names)}"
 
 
 def _goal(target: Target) -> str:

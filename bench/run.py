@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from bench.place import Place, Server, new_place
 from bench.plan import COLOURS, DURABILITIES, FULL, Colour, Durability, Plan
-from bench.savers import NAMESAKE, NONE, Saver, resolve
+from bench.savers import NONE, Entrant, Saver
+from bench.session import Session, open_session
 
-__all__ = ["Run", "entrants", "take_turns", "timed"]
+if TYPE_CHECKING:
+    from langgraph.graph import StateGraph
+
+__all__ = ["Run", "take_turns", "timed"]
+
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -22,46 +29,53 @@ class Run:
 
     Attributes:
         savers: All that take part, without "no saver".
+        peers: Those that ratios refer to, by the colour of the saver that is compared.
         plan: How much is measured.
         colours: Which of `invoke` and `ainvoke`.
         durabilities: LangGraph's modes that the chat is held in.
         base: The folder in which savers get theirs.
+        server: Where remote savers get a database.
     """
 
     savers: Sequence[Saver]
+    peers: Mapping[Colour, Sequence[str]] = field(default_factory=dict)
     plan: Plan = FULL
     colours: Sequence[Colour] = COLOURS
     durabilities: Sequence[Durability] = DURABILITIES
     base: Path | None = None
+    server: Server | None = None
 
-    def entrants(self, colour: Colour, *, baseline: bool = False) -> list[Saver]:
-        """The savers that serve this colour, after no saver at all if a baseline is wanted."""
-        serving = [saver for saver in self.savers if colour in saver.colours]
-        return [NONE, *serving] if baseline else serving
-
-    def once_each(self) -> list[tuple[Saver, Colour]]:
-        """Every saver in one colour, `invoke` if it can: for what does not depend on the colour."""
+    def entrants(self, *, baseline: bool = False) -> list[Entrant]:
+        """Every saver in every colour it serves, after no saver at all if a baseline is wanted."""
+        savers = [NONE, *self.savers] if baseline else self.savers
         return [
-            (saver, "sync" if "sync" in saver.colours else saver.colours[0])
-            for saver in self.savers
-            if set(saver.colours) & set(self.colours)
+            Entrant(saver, colour)
+            for saver in savers
+            for colour in self.colours
+            if colour in saver.colours
         ]
 
+    def once_each(self) -> list[Entrant]:
+        """Every saver in one colour, `invoke` if it can: for what does not depend on the colour."""
+        first: dict[Saver, Entrant] = {}
+        for entrant in self.entrants():
+            first.setdefault(entrant.saver, entrant)
+        return list(first.values())
+
+    def place(self, saver: Saver) -> AbstractContextManager[Place]:
+        """A fresh place for it, gone at the end; its server is as far away as the plan says."""
+        return new_place(self.base, self.server if saver.remote else None, self.plan.delay)
+
     @contextmanager
-    def folder(self) -> Iterator[Path]:
-        """A fresh folder, removed at the end."""
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=self.base) as folder:
-            yield Path(folder)
-
-
-def entrants(names: Sequence[str], colours: Sequence[Colour]) -> list[Saver]:
-    """The savers of those names and the namesakes that their ratios refer to, peers first.
-
-    Raises:
-        LookupError: No such name.
-    """
-    wanted = dict.fromkeys([*(NAMESAKE[colour] for colour in colours), *names])
-    return sorted(map(resolve, wanted), key=lambda saver: not saver.peer)
+    def session(
+        self, entrant: Entrant, build: Callable[[Colour], StateGraph[Any, Any]]
+    ) -> Iterator[Session]:
+        """The entrant in a place of its own, with the graph that is built for its colour."""
+        with (
+            self.place(entrant.saver) as place,
+            open_session(entrant, place.folder, build(entrant.colour)) as session,
+        ):
+            yield session
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -76,11 +90,11 @@ def timed(work: Callable[[], object]) -> float:
         gc.enable()
 
 
-def take_turns(work: Mapping[str, Callable[[], object]], first: int) -> dict[str, float]:
+def take_turns(work: Mapping[Name, Callable[[], object]], first: int) -> dict[Name, float]:
     """Time everyone's work, one after the other, so that a slow moment hits all alike.
 
     Args:
-        work: What each saver does.
+        work: What each does.
         first: Who begins; count it up, so that everyone is first, second, … equally often.
 
     Returns:

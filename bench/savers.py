@@ -14,14 +14,23 @@ from contextlib import (
 )
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from bench.plan import COLOURS, Colour
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
-__all__ = ["DEFAULT", "NAMESAKE", "NONE", "Factory", "Saver", "register", "resolve", "saver_names"]
+__all__ = [
+    "NONE",
+    "Entrant",
+    "Factory",
+    "Saver",
+    "register",
+    "replica_store",
+    "resolve",
+    "saver_names",
+]
 
 Opened = Union[
     "AbstractContextManager[BaseCheckpointSaver[Any] | None]",
@@ -40,8 +49,9 @@ class Saver:
             folder that was used before, it opens what is there.
         colours: `"sync"` if `invoke` can use it, `"async"` if `ainvoke` can.
         persistent: Another process, given the folder, can read what was written.
+        remote: It wants a Postgres database, and finds its URL in the file `url` of the folder.
         stored: Bytes the open saver holds. Without it, the files left in the folder after closing
-            are counted.
+            are counted, and the tables of the database.
         peer: A saver to compare with; targets are not judged for it.
     """
 
@@ -49,18 +59,20 @@ class Saver:
     open: Factory
     colours: tuple[Colour, ...] = COLOURS
     persistent: bool = True
+    remote: bool = False
     stored: Callable[[Any], int] | None = None
     peer: bool = False
 
 
+class Entrant(NamedTuple):
+    """A saver driven in one colour: by `invoke` or by `ainvoke`."""
+
+    saver: Saver
+    colour: Colour
+
+
 NONE = Saver("none", lambda folder: nullcontext(), persistent=False, peer=True)
 """No saver at all: what overhead is counted over."""
-
-NAMESAKE: dict[Colour, str] = {"sync": "SqliteSaver", "async": "AsyncSqliteSaver"}
-"""The peer that ratios refer to, for `invoke` and for `ainvoke`."""
-
-DEFAULT = ("InMemorySaver", "charm")
-"""Measured when no saver is named; the namesakes always are."""
 
 _registry: dict[str, Saver] = {}
 
@@ -70,13 +82,14 @@ def register(
     *,
     colours: tuple[Colour, ...] = COLOURS,
     persistent: bool = True,
+    remote: bool = False,
     stored: Callable[[Any], int] | None = None,
     peer: bool = False,
 ) -> Callable[[Factory], Saver]:
     """Register the decorated factory under a name; the options are those of `Saver`."""
 
     def decorate(factory: Factory) -> Saver:
-        saver = Saver(name, factory, colours, persistent, stored, peer)
+        saver = Saver(name, factory, colours, persistent, remote, stored, peer)
         _registry[name] = saver
         return saver
 
@@ -166,3 +179,83 @@ def charm(folder: Path) -> Iterator[BaseCheckpointSaver[Any] | None]:
 
     with open_store(f"sqlite:///{folder}/bench.db") as store:
         yield store.get_langgraph_checkpointer()
+
+
+@register("PostgresSaver", colours=("sync",), remote=True, peer=True)
+@contextmanager
+def postgres(folder: Path) -> Iterator[BaseCheckpointSaver[Any]]:
+    """The namesake for `invoke`, with a pool as its documentation has it."""
+    from langgraph.checkpoint.postgres import PostgresSaver
+    from psycopg_pool import ConnectionPool
+
+    with ConnectionPool(_url(folder), max_size=20, kwargs=_pooled(), open=True) as pool:
+        saver = PostgresSaver(pool)
+        if _is_new(folder):
+            saver.setup()
+        yield saver
+
+
+@register("AsyncPostgresSaver", colours=("async",), remote=True, peer=True)
+@asynccontextmanager
+async def async_postgres(folder: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    """The namesake for `ainvoke`."""
+    from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+    from psycopg_pool import AsyncConnectionPool
+
+    async with AsyncConnectionPool(_url(folder), max_size=20, kwargs=_pooled(), open=False) as pool:
+        saver = AsyncPostgresSaver(pool)
+        if _is_new(folder):
+            await saver.setup()
+        yield saver
+
+
+@register("charm-postgres", remote=True)
+@contextmanager
+def charm_postgres(folder: Path) -> Iterator[BaseCheckpointSaver[Any] | None]:
+    """This project on its Postgres backend, with default settings."""
+    from charm_checkpoint import open_store
+
+    with open_store(_url(folder)) as store:
+        yield store.get_langgraph_checkpointer()
+
+
+@register("charm-replica", remote=True)
+@contextmanager
+def charm_replica(folder: Path) -> Iterator[BaseCheckpointSaver[Any] | None]:
+    """A file in front of this project's Postgres backend, with default settings."""
+    with replica_store(folder) as store:
+        yield store.get_langgraph_checkpointer()
+
+
+@register("charm-replica-stale", remote=True)
+@contextmanager
+def charm_replica_stale(folder: Path) -> Iterator[BaseCheckpointSaver[Any] | None]:
+    """The same, where nobody else writes: it need not look at the database for an hour."""
+    with replica_store(folder, max_staleness=3600) as store:
+        yield store.get_langgraph_checkpointer()
+
+
+def replica_store(folder: Path, **options: Any) -> Any:
+    """The replica whose file is in the folder; one and the same while it is open."""
+    from charm_checkpoint import open_store
+
+    return open_store(_url(folder), replica=str(folder / "bench.db"), wake_timeout=60, **options)
+
+
+def _url(folder: Path) -> str:
+    return (folder / "url").read_text()
+
+
+def _pooled() -> dict[str, Any]:
+    from psycopg.rows import dict_row
+
+    return {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+
+
+def _is_new(folder: Path) -> bool:
+    """Whether this is the first to ask: the official savers have to be told once to make their tables."""
+    mark = folder / "opened"
+    if mark.exists():
+        return False
+    mark.touch()
+    return True

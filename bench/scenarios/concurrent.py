@@ -9,38 +9,34 @@ from functools import partial
 from bench.figures import Figure, Target
 from bench.graphs import Chat, chat_graph
 from bench.run import Run, take_turns
-from bench.savers import NAMESAKE
-from bench.session import Session, open_session
+from bench.savers import Entrant
+from bench.session import Session
 
 __all__ = ["run"]
 
 
-def run(run: Run) -> Iterator[Figure]:
+def run(run: Run, *, target: Target) -> Iterator[Figure]:
     """Turns a second over all chats; every sample begins new chats."""
     plan = run.plan
-    for colour in run.colours:
-        savers = run.entrants(colour)
-        samples: dict[str, list[float]] = {saver.name: [] for saver in savers}
-        with ExitStack() as stack:
-            sessions: dict[str, Session] = {}
-            for saver in savers:
-                folder = stack.enter_context(run.folder())
-                sessions[saver.name] = stack.enter_context(
-                    open_session(saver, colour, folder, chat_graph(colour))
-                )
-                Chat("warm-up").take_turns(sessions[saver.name], 2)
-            for number in range(plan.crowds):
-                work = {}
-                for name, session in sessions.items():
-                    chats = [Chat(f"chat-{number}-{seat}") for seat in range(plan.chats)]
-                    work[name] = partial(session.chat_at_once, chats, plan.chat_turns)
-                for name, seconds in take_turns(work, first=number).items():
-                    samples[name].append(plan.chats * plan.chat_turns / seconds)
-        yield Figure(
-            title=f"{plan.chats} chats at once",
-            case="invoke" if colour == "sync" else "ainvoke",
-            unit="turns/s",
-            samples=samples,
-            peer=NAMESAKE[colour],
-            target=Target(1.5, "at least"),
-        )
+    samples: dict[Entrant, list[float]] = {}
+    with ExitStack() as stack:
+        sessions: dict[Entrant, Session] = {}
+        for entrant in run.entrants():
+            samples[entrant] = []
+            sessions[entrant] = stack.enter_context(run.session(entrant, chat_graph))
+            Chat("warm-up").take_turns(sessions[entrant], 2)
+        for number in range(plan.crowds):
+            work = {}
+            for entrant, session in sessions.items():
+                chats = [Chat(f"chat-{number}-{seat}") for seat in range(plan.chats)]
+                work[entrant] = partial(session.chat_at_once, chats, plan.chat_turns)
+            for entrant, seconds in take_turns(work, first=number).items():
+                samples[entrant].append(plan.chats * plan.chat_turns / seconds)
+    yield Figure(
+        title=f"{plan.chats} chats at once{plan.distance}",
+        case=f"{plan.chat_turns} turns each",
+        unit="turns/s",
+        samples=samples,
+        peers=run.peers,
+        target=target,
+    )

@@ -9,8 +9,7 @@ from functools import partial
 from bench.figures import Figure
 from bench.graphs import Chat, chat_graph
 from bench.run import Run
-from bench.savers import NAMESAKE
-from bench.size import stored_after
+from bench.size import sizes_after
 
 __all__ = ["run"]
 
@@ -19,25 +18,26 @@ def run(run: Run) -> Iterator[Figure]:
     """Megabytes at rest, and the exponent: 1 grows with the text, 2 with its square."""
     half, full = run.plan.stored_turns
     sizes = {}
-    for saver, colour in run.once_each():
+    for entrant in run.once_each():
         chat = Chat("chat")
         stages = [
             partial(chat.take_turns, turns=half),
             partial(chat.take_turns, turns=full - half),
         ]
-        sizes[saver.name] = stored_after(run, saver, colour, chat_graph, stages)
+        sizes[entrant] = sizes_after(run, entrant, chat_graph, stages)
     yield Figure(
         title="Stored by one chat",
         case=f"{full} turns",
         unit="MB",
-        samples={name: [after / 1e6] for name, (_, after) in sizes.items()},
-        peer=NAMESAKE["sync"],
+        samples={entrant: [after.stored / 1e6] for entrant, (_, after) in sizes.items()},
+        peers=run.peers,
     )
     yield Figure(
         title="Stored by one chat",
         case=f"growth {half}–{full}",
         unit="exponent",
         samples={
-            name: [math.log(after / before, full / half)] for name, (before, after) in sizes.items()
+            entrant: [math.log(after.stored / before.stored, full / half)]
+            for entrant, (before, after) in sizes.items()
         },
     )

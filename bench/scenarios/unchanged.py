@@ -1,4 +1,4 @@
-"""What each step stores beside a 1 MiB channel that does not change."""
+"""What each step stores and sends beside a 1 MiB channel that does not change."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 from bench.figures import Figure, Target
 from bench.graphs import prose, unchanged_graph
 from bench.run import Run
-from bench.savers import NAMESAKE
 from bench.session import Session
-from bench.size import stored_after
+from bench.size import Size, sizes_after
 
 __all__ = ["run"]
 
@@ -22,7 +21,7 @@ DOCUMENTS: dict[str, Any] = {
 """A saver may keep one kind apart from the checkpoint and the other inside it."""
 
 
-def run(run: Run) -> Iterator[Figure]:
+def run(run: Run, *, target: Target) -> Iterator[Figure]:
     """Kilobytes a superstep, counted from when the channel is already stored.
 
     The two checkpoints that begin a run, its input's and that of the step that takes it, are borne
@@ -37,15 +36,21 @@ def run(run: Run) -> Iterator[Figure]:
         def go_on(session: Session) -> None:
             session.invoke({"steps": steps}, "thread")
 
-        samples = {}
-        for saver, colour in run.once_each():
-            before, after = stored_after(run, saver, colour, unchanged_graph, [begin, go_on])
-            samples[saver.name] = [(after - before) / steps / 1e3]
-        yield Figure(
-            title="Unchanged 1 MiB channel, stored a step",
-            case=case,
-            unit="kB",
-            samples=samples,
-            peer=NAMESAKE["sync"],
-            target=Target(4.0, of="value"),
-        )
+        added = {}
+        for entrant in run.once_each():
+            before, after = sizes_after(run, entrant, unchanged_graph, [begin, go_on])
+            added[entrant] = Size(after.stored - before.stored, after.sent - before.sent)
+        counted = {entrant: size for entrant, size in added.items() if size.sent}
+        for what, sizes in (("stored", added), ("sent", counted)):
+            if sizes:
+                yield Figure(
+                    title=f"Unchanged 1 MiB channel, {what} a step",
+                    case=case,
+                    unit="kB",
+                    samples={
+                        entrant: [getattr(size, what) / steps / 1e3]
+                        for entrant, size in sizes.items()
+                    },
+                    peers=run.peers,
+                    target=target,
+                )
