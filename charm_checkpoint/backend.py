@@ -58,6 +58,7 @@ __all__ = [
     "Unit",
     "WriteRow",
     "judge",
+    "judge_again",
     "judge_move",
     "pulled",
 ]
@@ -123,18 +124,21 @@ class PutCheckpoint(NamedTuple):
 
     Rules, in this order, within the transaction:
 
-    1. The same id is there: store nothing, leave the head, answer `"stored"`.
+    1. The same id is there: store nothing, leave the head, answer `"stored"`. But answer `"branched"` if it is
+       `fenced`, `on_conflict` is `"branch"` or `"beside"`, and the head is not and did not grow from it: a repeated
+       call learns what became of the first.
     2. The thread has a tombstone, and `row.parent_id` or `row.root_id` is neither stored nor above the tombstone's
-       `deleted_through`: answer `"deleted"`.
+       `deleted_through`, or the checkpoint is one of its `first_ids`: answer `"deleted"`.
     3. `fenced`, a head exists that is not `over` (without one: `row.parent_id`), and `on_conflict` is `"raise"`: answer
        `"conflict"`.
     4. `row.parent_id` is given and not stored (it was pruned), and the unit is not `whole`: answer `"orphaned"`, since
        values it carried on may be gone too.
-    5. As in 3, but `on_conflict` is `"branch"`: store it, leave the head, answer `"branched"`.
+    5. As in 3, but `on_conflict` is `"branch"`, or it is `"beside"`: store it, leave the head, answer `"branched"`.
     6. Otherwise store it, move the head, answer `"stored"`.
 
     A refused unit (any other answer than `"stored"` and `"branched"`) also removes pending writes that came before
-    their checkpoint. `judge` decides all but 1 for backends that can call Python within their transaction.
+    their checkpoint. For backends that can call Python within their transaction `judge_again` decides 1, `judge` the
+    others.
     """
 
     thread_id: str
@@ -142,7 +146,7 @@ class PutCheckpoint(NamedTuple):
     row: CheckpointRow
     blobs: tuple[BlobRow, ...]
     fenced: bool
-    on_conflict: OnConflict
+    on_conflict: OnConflict | Literal["beside"]
     over: str | None = None
     """The head that its writer found, where that was not the parent (a fork). It stands in for the parent in rule 3
     only."""
@@ -205,6 +209,9 @@ class Tombstone(NamedTuple):
     deleted_at: float
     deleted_through: str
     """The greatest checkpoint id that was deleted."""
+    first_ids: tuple[str, ...] = ()
+    """Deleted checkpoints of the root graph that had no parent. One that comes again is a late repeat, no fresh start.
+    `pull` leaves them out."""
 
 
 STORED = Outcome("stored")
@@ -226,6 +233,8 @@ def judge(
     """
     row = put.row
     if tombstone is not None:
+        if put.namespace == "" and row.checkpoint_id in tombstone.first_ids:
+            return Outcome("deleted", deleted_at=tombstone.deleted_at)
         for namespace, origin in ((put.namespace, row.parent_id), ("", row.root_id)):
             late = origin is not None and origin <= tombstone.deleted_through
             if late and origin is not None and not is_stored(namespace, origin):
@@ -236,8 +245,24 @@ def judge(
         return Outcome("conflict", head)
     if not put.whole and row.parent_id is not None and not is_stored(put.namespace, row.parent_id):
         return Outcome("orphaned", head)
-    if overtaken and put.on_conflict == "branch":
+    if put.on_conflict == "beside" or (overtaken and put.on_conflict == "branch"):
         return Outcome("branched", head)
+    return STORED
+
+
+def judge_again(
+    put: PutCheckpoint, head: HeadRow | None, grew_from_it: Callable[[str], bool]
+) -> Outcome:
+    """Decide what to answer for a checkpoint that is stored already.
+
+    Args:
+        put: The unit.
+        head: The head of its namespace.
+        grew_from_it: Tells whether a checkpoint of the namespace has it among its ancestors.
+    """
+    leaves_head = put.fenced and put.on_conflict in ("branch", "beside")
+    if leaves_head and head is not None and head.checkpoint_id != put.row.checkpoint_id:
+        return STORED if grew_from_it(head.checkpoint_id) else Outcome("branched", head)
     return STORED
 
 
@@ -370,7 +395,7 @@ def pulled(
         missing = {c: v for c, v in row.versions.items() if there.get(c) != v}
         snapshot = snapshot._replace(blobs=blobs(head.namespace, missing), head=head.checkpoint_id)
         entries.append(Entry(thread_id, head.namespace, snapshot))
-    return Pulled(marks, entries, tombstone)
+    return Pulled(marks, entries, tombstone and tombstone._replace(first_ids=()))
 
 
 def _mark(writes: Sequence[WriteRow]) -> str:

@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from charm_checkpoint.backend import (
@@ -31,6 +32,7 @@ from charm_checkpoint.backend import (
     Unit,
     WriteRow,
     judge,
+    judge_again,
     judge_move,
     pulled,
 )
@@ -120,9 +122,9 @@ class MemoryBackend(ForkAware):
 
     def _put(self, put: PutCheckpoint) -> Outcome:
         row = put.row
-        if self._is_stored(put.thread_id, put.namespace, row.checkpoint_id):
-            return STORED
         ns = self._find(put.thread_id, put.namespace)
+        if ns is not None and row.checkpoint_id in ns.checkpoints:
+            return judge_again(put, ns.head, partial(_grew_from, ns, row.checkpoint_id))
         outcome = judge(
             put,
             ns.head if ns else None,
@@ -302,9 +304,12 @@ class MemoryBackend(ForkAware):
             thread = self._threads.pop(thread_id, None)
             if thread is None:
                 return False
-            earlier = self._tombstones.get(thread_id)
-            through = max([*thread.ids(), earlier.deleted_through if earlier else ""])
-            self._tombstones[thread_id] = Tombstone(at, through)
+            earlier = self._tombstones.get(thread_id) or Tombstone(at, "")
+            root = thread.namespaces.get("", _Namespace())
+            firsts = [r.checkpoint_id for r in root.checkpoints.values() if r.parent_id is None]
+            self._tombstones[thread_id] = Tombstone(
+                at, max([*thread.ids(), earlier.deleted_through]), (*earlier.first_ids, *firsts)
+            )
             return True
 
     def copy(self, source: str, target: str, *, at: float) -> None:
@@ -333,6 +338,17 @@ class MemoryBackend(ForkAware):
                     if not ns.checkpoints and not ns.writes:
                         del self._threads[thread_id].namespaces[namespace]
             return removed
+
+
+def _grew_from(ns: _Namespace, ancestor_id: str, checkpoint_id: str) -> bool:
+    seen: set[str | None] = set()
+    at: str | None = checkpoint_id
+    while at in ns.checkpoints and at not in seen:
+        if at == ancestor_id:
+            return True
+        seen.add(at)
+        at = ns.checkpoints[at].parent_id
+    return False
 
 
 def _clashes(ns: _Namespace, put: PutWrites) -> bool:

@@ -190,9 +190,9 @@ def test_what_a_variable_holds_is_taken_as_it_is(
     password: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("URL", url := f"redis://u:{password}@h:1/0")
-    assert resolved("redis", url="${URL}") == Provider("redis", {"url": url}, False)
+    assert resolved("redis", url="${URL}") == Provider("redis", {"url": url}, False, False)
     assert resolve(Target(expand("${URL}", "x"), {}, "config")) == Provider(
-        "redis", {"url": url}, False
+        "redis", {"url": url}, False, False
     )
 
 
@@ -226,21 +226,21 @@ def test_a_config_that_holds_itself() -> None:
 
 
 def test_names_and_urls() -> None:
-    assert resolved("local") == Provider("local", {}, False)
-    assert resolved("local", path="x.db", strict=True) == Provider("local", {"path": "x.db"}, True)
-    assert resolved("my-db_2", a=1, replica=False, strict="false") == Provider(
-        "my-db_2", {"a": 1}, False
+    assert resolved("local") == Provider("local", {}, False, False)
+    assert resolved("local", path="x.db", strict=True) == Provider(
+        "local", {"path": "x.db"}, True, False
     )
-    assert resolved("Rediss://H/0") == Provider("rediss", {"url": "Rediss://H/0"}, False)
+    assert resolved("my-db_2", a=1, strict="false") == Provider("my-db_2", {"a": 1}, False, False)
+    assert resolved("Rediss://H/0") == Provider("rediss", {"url": "Rediss://H/0"}, False, False)
     assert resolved("postgres+x://h", pool=1) == Provider(
-        "postgres+x", {"pool": 1, "url": "postgres+x://h"}, False
+        "postgres+x", {"pool": 1, "url": "postgres+x://h"}, False, False
     )
 
 
 @pytest.mark.parametrize("password", AWKWARD)
 def test_a_url_reaches_the_plugin_as_it_was_written(password: str) -> None:
     url = f"supabase://u:{password}@h/x?y=z"
-    assert resolved(url) == Provider("supabase", {"url": url}, False)
+    assert resolved(url) == Provider("supabase", {"url": url}, False, False)
 
 
 def test_sqlite_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +252,7 @@ def test_sqlite_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "sqlite:///~/threads.db": "~/threads.db",
         "sqlite:///C:/dir/threads.db": str(Path("C:/dir/threads.db").absolute()),
     }.items():
-        assert resolved(url) == Provider("sqlite", {"path": path}, False)
+        assert resolved(url) == Provider("sqlite", {"path": path}, False, False)
 
 
 @pytest.mark.parametrize(
@@ -288,9 +288,35 @@ def test_a_setting_given_twice() -> None:
         resolved("sqlite:///a", path="b")
 
 
-@pytest.mark.parametrize("replica", [True, "replica.db", "false", 1])
-def test_a_replica_is_refused_and_not_ignored(replica: object) -> None:
-    with pytest.raises(ConfigError, match=r"config\.replica: .* not available in this release"):
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (True, True),
+        ("True", True),
+        ("${ON}", True),
+        ("replica.db", "replica.db"),
+        ("${HOME_OF_REPLICAS}/a.db", "/r/a.db"),
+        (False, False),
+        ("false", False),
+        ("${UNSET:-}", False),
+        (None, False),
+    ],
+)
+def test_a_replica_in_front(
+    written: object, meant: bool | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no setting of the provider. A text in the place of `true` is what a variable makes of it."""
+    monkeypatch.setenv("ON", "true")
+    monkeypatch.setenv("HOME_OF_REPLICAS", "/r")
+    monkeypatch.delenv("UNSET", raising=False)
+    assert resolved("redis", n=1, replica=written) == Provider("redis", {"n": 1}, False, meant)
+
+
+@pytest.mark.parametrize("replica", [1, 0, 1.5, ["a.db"], {"path": "a.db"}])
+def test_a_replica_that_is_neither_path_nor_flag(replica: object) -> None:
+    with pytest.raises(
+        ConfigError, match=r"config\.replica, if it is no path, must be true or false"
+    ):
         resolved("redis", url="redis://h", replica=replica)
 
 

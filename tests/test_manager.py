@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -265,8 +266,16 @@ def test_asking_with_something_else(site: Site, provider: Any) -> None:
 def test_a_config_that_is_none(site: Site) -> None:
     with pytest.raises(ConfigError, match="config must be a mapping of settings, not list"):
         StorageManager.get_provider("fake", ["url"])  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"config\.replica: replicas are not available"):
+    with pytest.raises(ConfigError, match=r"config\.replica, if it is no path, must be true or"):
+        open_store("fake", replica=1)
+
+
+def test_a_replica_of_messages_only(site: Site) -> None:
+    """Refused and not ignored; what was opened behind it is closed."""
+    with pytest.raises(ConfigError, match="Fake keeps messages only; a replica needs a store of"):
         open_store("fake", replica=True)
+    [fake] = importlib.import_module("fake_plugin").Fake.made
+    assert fake.closed == 1
 
 
 # -- the fall-back -----------------------------------------------------------------------------------------------------

@@ -47,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # It logs types that are not allowed, which `show` says where it belongs.
     logging.getLogger("langgraph").setLevel(logging.ERROR)
+    ours, warner = logging.getLogger("charm_checkpoint"), logging.Handler(logging.WARNING)
+    warner.emit = lambda record: tell(f"warning: {record.getMessage()}")  # type: ignore[method-assign]
+    ours.addHandler(warner)
 
     # Which of them typer has of its own and which are click's differs between its releases.
     usage_error = typer.BadParameter.__mro__[1]
@@ -71,3 +74,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = error.format_message().rstrip(".")  # type: ignore[attr-defined]
         tell(f"{told}. See {path} --help")
         return 2
+    finally:
+        ours.removeHandler(warner)

@@ -12,7 +12,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Look at the threads of agents, delete them, check their store; watch one go from device to device.",
+    help="Look at the threads of agents, delete them, check their store, look after a replica; watch a thread go from "
+    "device to device.",
     epilog="Exit codes: 0 done; 1 the database or a check failed, or you said no; 2 bad use.",
 )
 
@@ -29,6 +30,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 ThreadId = Annotated[
     str, typer.Argument(metavar="THREAD", help="The thread's id.", show_default=False)
 ]
+Replica = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="This device's file in front of --store; true for the usual one.",
+        show_default=False,
+    ),
+]
+Branch = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="BRANCH",
+        help="How the branch's id begins, as conflicts lists it.",
+        show_default=False,
+    ),
+]
+Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Limit = Annotated[int, typer.Option(min=0, metavar="N", help="At most so many; 0 for all.")]
 
 
@@ -129,7 +148,7 @@ def history(
 @app.command()
 def delete(
     thread: ThreadId,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     store: Store = None,
     json: Json = False,
 ) -> None:
@@ -149,17 +168,206 @@ def delete(
 
 
 @app.command()
-def doctor(store: Store = None, json: Json = False) -> None:
-    """Check the installation, the store and the clock."""
+def doctor(store: Store = None, replica: Replica = None, json: Json = False) -> None:
+    """Check the installation, the store and the clock, and a replica with what is behind it."""
     from charm_checkpoint.cli.doctor import gather, render
     from charm_checkpoint.cli.output import emit
-    from charm_checkpoint.cli.stores import opened
+    from charm_checkpoint.cli.stores import opened, quiet
 
-    with opened(store) as found:
+    with quiet(), opened(store, replica) as found:
         report = gather(found)
         emit(report, json, render)
     if not report["ok"]:
         raise typer.Exit(1)
+
+
+sync = typer.Typer(
+    rich_markup_mode=None,
+    help="Look after a replica: what the store behind it lacks, and what this device does. With --store it is the "
+    "usual replica of that store, else the configured one.",
+)
+app.add_typer(sync, name="sync")
+
+
+@sync.command("status")
+def sync_status(
+    limit: Limit = 20, store: Store = None, replica: Replica = None, json: Json = False
+) -> None:
+    """Show what waits to be sent, since when, and whether the store behind answers.
+
+    Reads this device's file only: that the store behind is away is what the last process found that asked.
+    """
+    from charm_checkpoint.cli.output import emit
+    from charm_checkpoint.cli.stores import opened_replica
+    from charm_checkpoint.cli.sync import render_status, status
+
+    with opened_replica(store, replica) as found:
+        emit(status(found, limit), json, render_status)
+
+
+@sync.command("watch")
+def sync_watch(
+    interval: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="How often to look.")
+    ] = 1.0,
+    limit: Limit = 20,
+    store: Store = None,
+    replica: Replica = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line, when something changed.")
+    ] = False,
+) -> None:
+    """Show the status as it changes, until Ctrl-C.
+
+    In place on a terminal, else a line each time that something changed.
+    """
+    from charm_checkpoint.cli.stores import opened_replica
+    from charm_checkpoint.cli.sync import watch
+
+    with opened_replica(store, replica) as found:
+        watch(found, limit, interval, as_json=json)
+
+
+@sync.command("push")
+def sync_push(
+    timeout: Timeout = 30.0, store: Store = None, replica: Replica = None, json: Json = False
+) -> None:
+    """Send everything that waits, and wait until it is there."""
+    from charm_checkpoint.cli.output import emit
+    from charm_checkpoint.cli.stores import opened_replica
+    from charm_checkpoint.cli.transfer import push, render_push
+
+    with opened_replica(store, replica, asks=True) as found:
+        report = push(found, timeout)
+        emit(report, json, render_push)
+    if not report["ok"]:
+        raise typer.Exit(1)
+
+
+@sync.command("pull")
+def sync_pull(
+    threads: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="THREAD", help="Threads; none for the newest.", show_default=False),
+    ] = None,
+    limit: Limit = 50,
+    timeout: Timeout = 30.0,
+    store: Store = None,
+    replica: Replica = None,
+    json: Json = False,
+) -> None:
+    """Bring threads to this device as they are now, so that they can be gone on with offline.
+
+    Makes the replica where there is none. --limit is for the newest ones; --timeout for each thread.
+    """
+    from charm_checkpoint.cli.output import emit
+    from charm_checkpoint.cli.stores import opened_replica
+    from charm_checkpoint.cli.transfer import pull, render_pull
+
+    with opened_replica(store, replica, asks=True, make=True) as found:
+        report = pull(found, threads or [], limit, timeout)
+        emit(report, json, render_pull)
+    if not report["ok"]:
+        raise typer.Exit(2 if report["missing"] else 1)
+
+
+@app.command()
+def conflicts(
+    thread: Annotated[
+        str | None, typer.Argument(metavar="THREAD", help="Only of it.", show_default=False)
+    ] = None,
+    store: Store = None,
+    replica: Replica = None,
+    json: Json = False,
+) -> None:
+    """List branches that this device's replica made because another device was first.
+
+    A conflict is on the list of the device whose steps became a branch, until somebody there decides.
+    """
+    from charm_checkpoint.cli.conflicts import list_conflicts, render_conflicts
+    from charm_checkpoint.cli.output import emit
+    from charm_checkpoint.cli.stores import opened_replica
+
+    with opened_replica(store, replica) as found:
+        emit(list_conflicts(found, thread), json, render_conflicts)
+
+
+@app.command()
+def promote(
+    thread: ThreadId,
+    branch: Branch = None,
+    yes: Yes = False,
+    store: Store = None,
+    replica: Replica = None,
+    json: Json = False,
+) -> None:
+    """Make the branch of a conflict what its thread goes on from.
+
+    Shows both and asks first; where nobody can be asked it needs --yes. What the thread went on from before stays as a
+    branch. Of several branches name one.
+    """
+    from charm_checkpoint.cli import conflicts as command
+    from charm_checkpoint.cli.output import emit
+    from charm_checkpoint.cli.stores import opened_replica
+
+    with opened_replica(store, replica, asks=True) as found:
+        report = command.promote(found, thread, branch, confirmed=yes)
+        emit(report, json, command.render_promotion)
+    if not report["promoted"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def dismiss(
+    thread: ThreadId,
+    branch: Branch = None,
+    store: Store = None,
+    replica: Replica = None,
+    json: Json = False,
+) -> None:
+    """Take a thread's conflicts off the list, and leave the thread as it is.
+
+    All of them, unless one is named. The branches stay in the thread's history.
+    """
+    from charm_checkpoint.cli.conflicts import dismiss, render_dismissal
+    from charm_checkpoint.cli.output import emit
+    from charm_checkpoint.cli.stores import opened_replica
+
+    with opened_replica(store, replica) as found:
+        emit(dismiss(found, thread, branch), json, render_dismissal)
+
+
+@app.command()
+def sql(
+    provider: Annotated[
+        str, typer.Argument(metavar="PROVIDER", help="postgres, for one.", show_default=False)
+    ],
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Where the tables go. By default the provider's own.",
+            show_default=False,
+        ),
+    ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Let this role read and write them, and no more.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Print the SQL that makes a provider's tables.
+
+    For databases where agents may not make them: their owner runs it, before the first use and again with each release;
+    it changes nothing that is there already. Connects to nothing.
+    """
+    from charm_checkpoint.cli.sql import script
+
+    # In bytes: the output's own encoding might not have the names.
+    typer.echo(script(provider, schema=schema, role=role).encode(), nl=False)
 
 
 @app.command()

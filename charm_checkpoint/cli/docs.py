@@ -23,6 +23,13 @@ _REPORTS: dict[str, type] = {
     "history": reports.History,
     "delete": reports.Deletion,
     "doctor": reports.Diagnosis,
+    "sync status": reports.SyncStatus,
+    "sync watch": reports.SyncStatus,
+    "sync push": reports.Push,
+    "sync pull": reports.Pull,
+    "conflicts": reports.Conflicts,
+    "promote": reports.Promotion,
+    "dismiss": reports.Dismissal,
     "plugins": reports.Plugins,
 }
 
@@ -40,7 +47,9 @@ _HEAD = """\
 - On a terminal tables take the width there is and times are local. In a pipe nothing is cut, folded or coloured;
   `NO_COLOR` turns colours off everywhere.
 - Without `--store` the store is what `CHARM_MEMORY_PROVIDER` or charm.yaml says, else the local one of the workspace.
-  No command makes a store that does not exist yet.
+  No command makes a store that does not exist yet, but `sync pull` a replica.
+- `sync`, `conflicts`, `promote` and `dismiss` are about a [replica](sync.md): the configured store's, or with `--store`
+  the usual one of that store on this device.
 """
 
 _JSON = """\
@@ -55,16 +64,24 @@ def page() -> str:
     """Return the text of `docs/cli.md`."""
     group: Any = typer.main.get_command(app)
     parts = [_HEAD.format(help=group.help, epilog=group.epilog)]
-    parts += [_command(name, command) for name, command in group.commands.items()]
+    parts += [_command(name, command) for name, command in _commands(group)]
     parts.append(_JSON)
     parts += [_object(kind) for kind in _objects()]
     return "\n".join(parts)
 
 
+def _commands(group: Any, within: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{within}{name} ")
+        else:
+            yield f"{within}{name}", command
+
+
 def _command(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
-    usage = " ".join(["charm-checkpoint", name, *(p.metavar for p in arguments), "[OPTIONS]"])
+    usage = " ".join(["charm-checkpoint", name, *map(_argument, arguments), "[OPTIONS]"])
     rows = [f"| `{p.metavar}` | {p.help} |" for p in arguments]
     rows += [f"| {_spelled(p)} | {p.help}{_default(p)} |" for p in options]
     lines = [
@@ -76,8 +93,15 @@ def _command(name: str, command: Any) -> str:
         "|---|---|",
         *rows,
     ]
-    kind = _REPORTS[name].__name__
-    return "\n".join([*lines, "", f"`--json` prints a [{kind}](#{kind.lower()}).", ""])
+    if name in _REPORTS:
+        kind = _REPORTS[name].__name__
+        lines += ["", f"`--json` prints a [{kind}](#{kind.lower()})."]
+    return "\n".join([*lines, ""])
+
+
+def _argument(argument: Any) -> str:
+    spelled = f"{argument.metavar}{'…' if argument.nargs == -1 else ''}"
+    return spelled if argument.required else f"[{spelled}]"
 
 
 def _spelled(option: Any) -> str:

@@ -7,6 +7,7 @@ import platform
 import shutil
 import sqlite3
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,12 +21,16 @@ from rich.table import Table
 
 from charm_checkpoint import clock
 from charm_checkpoint.backend import CheckpointRow, Scan
-from charm_checkpoint.cli.output import printable
+from charm_checkpoint.cli.output import amount, local, printable, size
 from charm_checkpoint.cli.reports import Check, Diagnosis
 from charm_checkpoint.cli.stores import is_made, store_name
+from charm_checkpoint.cli.sync import entries_of, status, told
+from charm_checkpoint.cli.transfer import reach
 from charm_checkpoint.cli.versions import version_of
-from charm_checkpoint.errors import BackendError, TypeNotAllowedError
+from charm_checkpoint.errors import BackendError, BackendUnavailable, TypeNotAllowedError
 from charm_checkpoint.memory import MemoryBackend
+from charm_checkpoint.replica import ReplicaBackend, ReplicaStore
+from charm_checkpoint.replica.lock import ProcessLock
 from charm_checkpoint.saver import CheckpointSaver
 from charm_checkpoint.sqlite import SqliteBackend
 from charm_checkpoint.store import CheckpointStore
@@ -149,8 +154,8 @@ def _clock(store: CheckpointStore) -> Iterator[Check]:
 
 
 def _duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if (count := round(seconds / size)) >= 2:
+    for length, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if (count := round(seconds / length)) >= 2:
             return f"{count} {unit}"
     return f"{seconds:.0f} seconds"
 
@@ -161,6 +166,8 @@ def _duration(seconds: float) -> str:
 def _store(store: CheckpointStore) -> Iterator[Check]:
     saver = store.get_langgraph_checkpointer()
     yield _check("device", "ok", f"this one is called {saver.device}")
+    if isinstance(store, ReplicaStore):
+        yield from _replica(store)
     if not is_made(store):
         yield _check(
             "store", "ok", f"{store_name(store)} does not exist yet; its first use makes it"
@@ -172,13 +179,71 @@ def _store(store: CheckpointStore) -> Iterator[Check]:
         yield _check("store", "ok", f"{store_name(store)}: {number}")
         yield from _clock(store)
         backend = saver.engine.backend
-        if isinstance(backend, SqliteBackend):
+        if isinstance(backend, (SqliteBackend, ReplicaBackend)):
             yield from _sqlite(backend)
     except BackendError as error:
         yield _check("store", "fail", str(error))
 
 
-def _sqlite(backend: SqliteBackend) -> Iterator[Check]:
+def _replica(store: ReplicaStore) -> Iterator[Check]:
+    """Before anything is asked of the store, which would begin to send what waits."""
+    behind = store_name(store.remote)
+    if is_made(store):
+        try:
+            found = status(store, 1)
+        except BackendError as error:
+            yield _check("replica", "fail", str(error))
+            return
+        yield _check("replica", "ok", f"{found['path']}, in front of {behind}")
+        yield _check("sender's lock", *_lock(Path(found["path"])))
+        waiting = "everything is at the store behind"
+        if found["entries"]:
+            entries = entries_of(found["entries"], found["thread_count"])
+            waiting = f"{entries} ({size(found['bytes'])}) since {local(found['since'])}"
+        yield _check("to be sent", "warn" if found["entries"] else "ok", waiting)
+        undecided = found["conflicts"]
+        yield _check(
+            "conflicts",
+            "warn" if undecided else "ok",
+            f"{amount(undecided, 'branch', 'branches')} that wait for somebody to decide: charm-checkpoint conflicts"
+            if undecided
+            else "none",
+        )
+    if not is_made(store.remote):
+        yield _check("store behind", "ok", f"{behind} does not exist yet; the first use makes it")
+        return
+    try:
+        reach(store)
+        yield _check("store behind", "ok", f"{behind} answers")
+    except BackendUnavailable as error:
+        detail = f"it is away, and agents go on with what is here: {told(str(error))}"
+        yield _check("store behind", "warn", detail)
+    except BackendError as error:
+        yield _check("store behind", "fail", str(error))
+
+
+def _lock(path: Path) -> tuple[Literal["ok", "fail"], str]:
+    """Whether only one process of this device can be the one that sends."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.name}-") as file:
+            mine, other = ProcessLock(Path(file.name)), ProcessLock(Path(file.name))
+            held = mine.acquire()
+            shared = held and other.acquire()
+            mine.release()
+            other.release()
+    except OSError as error:
+        return "fail", f"{path.parent} cannot be written ({error.strerror})"
+    if not held:
+        return (
+            "fail",
+            f"files in {path.parent} cannot be locked, so nothing is sent: use a local disk",
+        )
+    if shared:
+        return "fail", f"locks do not hold in {path.parent} (a network mount?): use a local disk"
+    return "ok", "one process of this device sends at a time"
+
+
+def _sqlite(backend: SqliteBackend | ReplicaBackend) -> Iterator[Check]:
     path = backend.path
     yield _check("sqlite", "ok", sqlite3.sqlite_version)
     yield _check(
@@ -243,15 +308,11 @@ def _privacy(path: Path) -> tuple[Literal["ok", "warn"], str]:
 
 
 def _room(path: Path) -> tuple[Literal["ok", "warn", "fail"], str]:
-    free, size = shutil.disk_usage(path.parent).free, path.stat().st_size
-    text = f"{_megabytes(free)} on the disk; the file has {_megabytes(size)}"
+    free, taken = shutil.disk_usage(path.parent).free, path.stat().st_size
+    text = f"{size(free)} on the disk; the file has {size(taken)}"
     if free < _NO_ROOM:
         return "fail", text
-    return ("warn" if free < max(_LITTLE_ROOM, size) else "ok"), text
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
+    return ("warn" if free < max(_LITTLE_ROOM, taken) else "ok"), text
 
 
 # -- drawing -----------------------------------------------------------------------------------------------------------

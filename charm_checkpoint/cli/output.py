@@ -10,14 +10,31 @@ import json
 import os
 import reprlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["WIDE", "console", "emit", "facts", "iso", "local", "preview", "printable", "shorten"]
+from charm_checkpoint.errors import ConfigError
+
+__all__ = [
+    "WIDE",
+    "amount",
+    "ask",
+    "console",
+    "emit",
+    "facts",
+    "iso",
+    "local",
+    "preview",
+    "printable",
+    "progress",
+    "shorten",
+    "size",
+]
 
 R = TypeVar("R", bound=Mapping[str, Any])
 
@@ -47,6 +64,53 @@ def emit(report: R, as_json: bool, render: Callable[[R, Console], None]) -> None
         print(json.dumps(report, indent=2, default=repr))
     else:
         render(report, console())
+
+
+@contextmanager
+def progress(doing: str, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar on standard error while it is a terminal, gone at the end; call what it gives with how much is done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    bar = Progress(
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True, color_system=None if os.environ.get("NO_COLOR") else "auto"),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task(doing, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def ask(question: str, *, what: str) -> bool:
+    """Ask on standard error whether to go on.
+
+    Args:
+        question: To be answered with yes or no.
+        what: What asks, for the message where nobody can be asked.
+
+    Raises:
+        ConfigError: Nobody is there to be asked.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{what}, and here is no terminal; pass --yes")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def amount(count: int, one: str, many: str | None = None) -> str:
+    """So many of something, whose plural by default ends with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def size(count: int) -> str:
+    """A number of bytes."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count} bytes"
 
 
 def facts(rows: Mapping[str, str | None]) -> Table:

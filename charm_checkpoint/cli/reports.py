@@ -11,20 +11,30 @@ from typing import Annotated, Any, TypedDict
 __all__ = [
     "Channel",
     "Check",
+    "Conflict",
+    "Conflicts",
     "Deletion",
     "Demonstration",
     "Diagnosis",
+    "Dismissal",
     "Failure",
     "Head",
     "History",
     "Interruption",
     "Plugins",
+    "Promotion",
     "Proof",
     "Provider",
+    "Pull",
+    "Push",
+    "Refusal",
     "Shown",
+    "Side",
     "Step",
+    "SyncStatus",
     "Thread",
     "Threads",
+    "Waiting",
 ]
 
 
@@ -152,6 +162,115 @@ class Diagnosis(TypedDict):
     store: str
     ok: Annotated[bool, "whether nothing failed"]
     checks: list[Check]
+
+
+class Waiting(TypedDict):
+    """What the store behind does not have yet of one thread."""
+
+    thread_id: str
+    entries: Annotated[int, "checkpoints, tasks' writes and deletions"]
+    bytes: int
+    since: Annotated[str | None, "when the oldest was committed here"]
+
+
+class SyncStatus(TypedDict):
+    """What `sync status` prints, and `sync watch` in one line each time that it changed."""
+
+    remote: Annotated[str, "the store behind, without secrets"]
+    path: Annotated[str, "this device's file"]
+    entries: Annotated[int, "what is to be sent, of all threads"]
+    bytes: int
+    since: Annotated[str | None, "when the oldest was committed here"]
+    thread_count: Annotated[int, "how many threads have something to send"]
+    threads: Annotated[
+        list[Waiting], "those, the one that waits longest first, as far as `--limit`"
+    ]
+    last_success: Annotated[str | None, "when the store behind last took something"]
+    last_error: Annotated[str | None, "why it last did not"]
+    offline_since: Annotated[
+        str | None, "since when it is away, as the last process found that asked; else `null`"
+    ]
+    conflicts: Annotated[int, "branches that wait for somebody to decide"]
+
+
+class Refusal(TypedDict):
+    """A thread that the store behind does not take, though it answers."""
+
+    thread_id: str
+    error: str
+
+
+class Push(TypedDict):
+    """What `sync push` prints."""
+
+    remote: str
+    ok: Annotated[bool, "whether everything is at the store behind"]
+    sent: Annotated[int, "entries"]
+    bytes: Annotated[int, "of those"]
+    left: Annotated[int, "entries that are on this device only"]
+    thread_count: Annotated[int, "of how many threads"]
+    refused: list[Refusal]
+    error: Annotated[str | None, "why not all was sent"]
+
+
+class Pull(TypedDict):
+    """What `sync pull` prints."""
+
+    remote: str
+    path: str
+    ok: Annotated[bool, "whether all of them are here"]
+    threads: Annotated[list[str], "those that are here now as they are at the store behind"]
+    missing: Annotated[list[str], "those that were named, and are nowhere"]
+    error: Annotated[str | None, "why it ended early"]
+
+
+class Conflict(TypedDict):
+    """A branch that this device made because another was first."""
+
+    thread_id: str
+    namespace: Annotated[str, "the root graph's (`''`) or a subgraph's"]
+    branch: Annotated[str, "its newest checkpoint: what `promote` makes the thread's newest"]
+    first: Annotated[str, "its first checkpoint"]
+    head: Annotated[str, "the checkpoint that stood in the way"]
+    head_device: Annotated[str, "the device that was first"]
+    head_moved_at: Annotated[str | None, "when, by that device's clock"]
+    noticed_at: Annotated[str | None, "when this device learnt of it"]
+
+
+class Conflicts(TypedDict):
+    """What `conflicts` prints."""
+
+    remote: str
+    path: str
+    conflicts: Annotated[list[Conflict], "the oldest first"]
+
+
+class Side(TypedDict):
+    """One of the two ways on."""
+
+    checkpoint_id: str
+    device: str
+    created_at: str | None
+    step: int | None
+    message: Annotated[str | None, "the beginning of its last message"]
+
+
+class Promotion(TypedDict):
+    """What `promote` prints."""
+
+    remote: str
+    thread_id: str
+    namespace: str
+    promoted: bool
+    branch: Annotated[Side, "what the thread goes on from now, if it was promoted"]
+    head: Annotated[Side | None, "what it would have gone on from; stays as a branch"]
+
+
+class Dismissal(TypedDict):
+    """What `dismiss` prints."""
+
+    thread_id: str
+    dismissed: Annotated[list[Conflict], "what is off the list"]
 
 
 class Provider(TypedDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,21 +10,25 @@ from charm_checkpoint import open_store
 from charm_checkpoint.codec import valid_id
 from charm_checkpoint.config import mask
 from charm_checkpoint.errors import ConfigError, ThreadNotFoundError
+from charm_checkpoint.replica import ReplicaBackend, ReplicaStore
 from charm_checkpoint.sqlite import SqliteBackend
-from charm_checkpoint.store import CheckpointStore, ThreadInfo
+from charm_checkpoint.store import BaseMemoryStore, CheckpointStore, ThreadInfo
 
-__all__ = ["is_made", "known_thread", "opened", "store_name"]
+__all__ = ["is_made", "known_thread", "opened", "opened_replica", "quiet", "store_name"]
 
 
 @contextmanager
-def opened(named: str | None) -> Iterator[CheckpointStore]:
+def opened(named: str | None, replica: str | None = None) -> Iterator[CheckpointStore]:
     """The store that is named, else the configured one; closed at the end.
+
+    Args:
+        named: A provider or URL.
+        replica: Of that one, as in a config; `None` for none.
 
     Raises:
         ConfigError: There is no such store, or it keeps no checkpoints.
     """
-    # Local files in the place of a provider that is not installed would answer for the wrong database.
-    with open_store(named, strict=True) if named else open_store() as store:
+    with _open(named, replica) as store:
         if not isinstance(store, CheckpointStore):
             raise ConfigError(
                 f"{type(store).__name__} keeps messages only; this command needs a store that keeps checkpoints"
@@ -31,6 +36,57 @@ def opened(named: str | None) -> Iterator[CheckpointStore]:
         if named and not is_made(store):
             raise ConfigError(f"{store_name(store)} does not exist")
         yield store
+
+
+@contextmanager
+def opened_replica(
+    named: str | None, replica: str | None, *, asks: bool = False, make: bool = False
+) -> Iterator[ReplicaStore]:
+    """The replica of the store that is named, else the configured one; closed at the end.
+
+    Args:
+        named: A provider or URL.
+        replica: Its file; `None` for the usual one.
+        asks: Whether the store behind has to be there.
+        make: Whether the file may be missing, and is made.
+
+    Raises:
+        ConfigError: There is no such store, or it has no replica on this device.
+    """
+    with quiet(), _open(named, replica or ("true" if named else None)) as store:
+        if not isinstance(store, ReplicaStore):
+            raise ConfigError(
+                "the configured store has no replica on this device: put replica: true into its config in charm.yaml, "
+                "or name the store behind with --store URL"
+            )
+        if asks and not is_made(store.remote):
+            raise ConfigError(f"{store_name(store.remote)} does not exist")
+        if not make and not is_made(store):
+            raise ConfigError(
+                f"{store_name(store)} does not exist: nothing on this device has used it yet. An agent's first run "
+                "makes it, and so does sync pull"
+            )
+        yield store
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What a replica logs of the store behind is what these commands report."""
+    log = logging.getLogger("charm_checkpoint.replica")
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = False
+
+
+def _open(named: str | None, replica: str | None) -> BaseMemoryStore:
+    if not named:
+        if replica:
+            raise ConfigError("--replica says more about --store, which is missing")
+        return open_store()
+    # Local files in the place of a provider that is not installed would answer for the wrong database.
+    return open_store(named, strict=True, replica=replica)
 
 
 def store_name(store: CheckpointStore) -> str:
@@ -41,7 +97,7 @@ def store_name(store: CheckpointStore) -> str:
 def is_made(store: CheckpointStore) -> bool:
     """False if its file is still to be made, by the first use."""
     backend = store.get_langgraph_checkpointer().engine.backend
-    return not isinstance(backend, SqliteBackend) or backend.path.exists()
+    return not isinstance(backend, (SqliteBackend, ReplicaBackend)) or backend.path.exists()
 
 
 def known_thread(store: CheckpointStore, thread_id: str) -> ThreadInfo:

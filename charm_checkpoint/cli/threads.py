@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 from rich.console import Console
 from rich.table import Table
 
-from charm_checkpoint.cli.output import WIDE, iso, local, printable
+from charm_checkpoint.cli.output import WIDE, ask, iso, local, printable
 from charm_checkpoint.cli.reports import Deletion, Thread, Threads
 from charm_checkpoint.cli.stores import is_made, known_thread, store_name
-from charm_checkpoint.errors import ConfigError
 from charm_checkpoint.store import CheckpointStore, ThreadInfo
 
 __all__ = ["STATUS_STYLE", "delete", "list_threads", "render_deletion", "render_threads"]
@@ -80,15 +77,12 @@ def delete(store: CheckpointStore, thread_id: str, *, confirmed: bool) -> Deleti
     """
     info = known_thread(store, thread_id)
     if not confirmed:
-        if not sys.stdin.isatty():
-            raise ConfigError("delete asks before it deletes, and here is no terminal; pass --yes")
         when = local(iso(info.updated_at))
-        question = (
+        confirmed = ask(
             f"Delete thread {printable(info.thread_id)} (last written {when} by {printable(info.device)}) with its "
-            "whole history? There is no way back. [y/N] "
+            "whole history? There is no way back.",
+            what="delete asks before it deletes",
         )
-        print(question, end="", file=sys.stderr, flush=True)
-        confirmed = sys.stdin.readline().strip().lower() in ("y", "yes")
     if confirmed:
         store.delete(info.thread_id)
     return {"store": store_name(store), "thread_id": info.thread_id, "deleted": confirmed}

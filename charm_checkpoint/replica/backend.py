@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from charm_checkpoint.backend import (
@@ -36,7 +37,7 @@ from charm_checkpoint.errors import (
     ThreadConflictError,
 )
 from charm_checkpoint.fencing import Bounded
-from charm_checkpoint.replica.conflicts import Conflict
+from charm_checkpoint.replica.conflicts import Conflict, left_behind, read_heads
 from charm_checkpoint.replica.front import Front, MissingAncestorError
 from charm_checkpoint.replica.listing import merge_pages, merge_threads
 from charm_checkpoint.replica.options import ReplicaOptions
@@ -70,8 +71,8 @@ class ReplicaBackend:
         self._started = False
         self._unmeasured = 0
         self._waker = Waker(self._front, self._remote, self._shipper, self.options)
-        self._begun: Bounded[str, bool] = Bounded(100_000)
-        """Threads in which a step was made here after they were looked after: what runs in it is made here, too."""
+        self._past: Bounded[str, bool] = Bounded(100_000)
+        """By thread, whether its history was asked for since a step was made: an old step's subgraphs may be next."""
 
     @property
     def name(self) -> str:
@@ -90,6 +91,7 @@ class ReplicaBackend:
     def setup(self) -> None:
         self._prepare()
         self._started = True
+        self._unmeasured = self._front.waiting_bytes()
         if self._front.is_waiting():
             self._shipper.kick()
 
@@ -109,9 +111,13 @@ class ReplicaBackend:
         self._ready = True
 
     def close(self) -> None:
+        deadline = time.monotonic() + self.options.flush_timeout
         if self._started and self._front.is_waiting():
-            if self._remote.offline is None:
-                self.flush(self.options.flush_timeout)
+            # No longer than until the remote is found to be away.
+            self._shipper.wait_for(
+                lambda: not self._front.is_waiting() or self._remote.offline is not None,
+                self.options.flush_timeout,
+            )
             if self._front.is_waiting():
                 waiting = self.sync_status().waiting
                 logger.warning(
@@ -120,7 +126,7 @@ class ReplicaBackend:
                     waiting.entries,
                     len(self._front.waiting()),
                 )
-        self._shipper.close()
+        self._shipper.close(max(0.0, deadline - time.monotonic()))
         self._front.close()
         self._remote.backend.close()
 
@@ -138,7 +144,7 @@ class ReplicaBackend:
                 outcomes[place] = self._front.write([unit])[0]
         for unit in units:
             if isinstance(unit, PutCheckpoint) and unit.namespace == "":
-                self._begun.set(unit.thread_id, True)
+                self._past.set(unit.thread_id, False)
         self._shipper.kick()
         return outcomes
 
@@ -149,21 +155,24 @@ class ReplicaBackend:
 
     def _make_room(self, units: Sequence[Unit]) -> None:
         limit = self.options.max_outbox
-        self._unmeasured += sum(_size(unit) for unit in units)
+        size = sum(_size(unit) for unit in units)
+        self._unmeasured += size
         if self._unmeasured <= limit:
             return
-        deadline = time.monotonic() + self.options.outbox_timeout
-        while True:
+        waiting = 0
+
+        def enough() -> bool:
+            nonlocal waiting
             waiting = self._front.waiting_bytes()
-            if waiting <= limit:
-                self._unmeasured = waiting
-                return
-            away = self._remote.offline is not None
-            if away or not self._shipper.wait_for_progress(deadline - time.monotonic()):
-                raise OutboxFull(
-                    f"{self.name}: {waiting} bytes wait to be sent, {limit} may (max_outbox). Nothing of this step was "
-                    "stored. Bring the remote back, or raise max_outbox"
-                )
+            return waiting <= limit or self._remote.offline is not None
+
+        self._shipper.wait_for(enough, self.options.outbox_timeout)
+        if waiting > limit:
+            raise OutboxFull(
+                f"{self.name}: {waiting} bytes wait to be sent, {limit} may (max_outbox). Nothing of this step was "
+                "stored. Bring the remote back, or raise max_outbox"
+            )
+        self._unmeasured = waiting + size
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -173,12 +182,12 @@ class ReplicaBackend:
         # The root graph is read at the beginning of every run, its subgraphs within it.
         root = namespace == ""
         self._waker.wake(thread_id, once=not root)
-        if root:
-            self._begun.set(thread_id, False)
+        if root and self._past.get(thread_id) is None:
+            self._past.set(thread_id, False)
         found = self._front.read(thread_id, namespace, None)
-        # A wake brings the subgraphs of the newest step only. This may be one of an older step.
-        old = found.checkpoint is None and ":" in namespace and not self._begun.get(thread_id)
-        if old and self._fetch(thread_id, namespace, None):
+        # A wake brings the subgraphs of the newest step only, and what runs from there is made here.
+        old = ":" in namespace and self._past.get(thread_id) is not False
+        if found.checkpoint is None and old and self._fetch(thread_id, namespace, None):
             return self._front.read(thread_id, namespace, None)
         return found
 
@@ -201,6 +210,7 @@ class ReplicaBackend:
                 here = self._front.read(*place)
                 if here.head == checkpoint_id:
                     return here
+        self._past.set(thread_id, True)
         try:
             fetched = self._waker.fetch(*place)
         except BackendUnavailable:
@@ -210,13 +220,17 @@ class ReplicaBackend:
         if fetched is None:
             return here
         found = self._front.read(*place)
-        return found._replace(head=found.head or fetched.head)
+        # It is not kept where this device wrote to the thread all the while.
+        known = found if found.checkpoint else fetched
+        return known._replace(head=found.head or fetched.head)
 
     def pull(self, thread_id: str, held: Sequence[HeadMark]) -> Pulled:
         self._waker.wake(thread_id)
         return self._front.pull(thread_id, held)
 
     def scan(self, query: Scan) -> Page:
+        if query.thread_id is not None:
+            self._past.set(query.thread_id, True)
         # Before the remote is asked: what it takes meanwhile is then in both answers, not in neither.
         unsent = self._front.unsent(query.thread_id)
         here = self._front.scan_unsent(query._replace(limit=query.limit + 1))
@@ -259,6 +273,8 @@ class ReplicaBackend:
     def threads(
         self, *, limit: int, after: ThreadCursor | None = None, thread_id: str | None = None
     ) -> Sequence[ThreadRow]:
+        if thread_id is not None:
+            limit = 2  # so that its page is a short one, the last
         unsent = self._front.unsent(thread_id)
         here = [
             row
@@ -328,7 +344,7 @@ class ReplicaBackend:
         Raises:
             BackendUnavailable: The remote cannot be asked within `timeout` seconds (by default `wake_timeout`).
         """
-        self._waker.refresh(thread_id, timeout)
+        self._waker.refresh(thread_id, timeout, anyway=True)
 
     def sync_status(self) -> SyncStatus:
         """Tell how far the remote is behind. Reads this device's file only, and sets nothing going."""
@@ -350,7 +366,8 @@ class ReplicaBackend:
             threads=threads,
             last_success=_number(state.get("last_success")),
             last_error=state.get("last_error"),
-            offline_since=_number(state.get("offline_since")),
+            # What the file says may have been noted by a process that is gone.
+            offline_since=None if self._remote.answers else _number(state.get("offline_since")),
             conflicts=len(self._front.conflicts()),
         )
 
@@ -373,24 +390,29 @@ class ReplicaBackend:
         thread_id = conflict.thread_id
         self._send_first(thread_id, "moved to its branch")
         together = self._front.branch(conflict)
-        rows = self._remote.call(lambda backend: backend.threads(limit=1, thread_id=thread_id))
-        heads = {head.namespace: head.checkpoint_id for row in rows for head in row.heads}
-        now = time.time()
-        # The root graph's last: what it leads to is there before.
-        for c in sorted(together, key=lambda c: c.namespace, reverse=True):
-            move = MoveHead(
-                thread_id, c.namespace, c.tip_id, heads.get(c.namespace, ""), device, now
+        targets = {c.namespace: c.tip_id for c in together}
+        heads = self._remote.call(lambda backend: read_heads(backend, thread_id))
+        if conflict.namespace == "":
+            left = [h for h in heads.values() if h.namespace not in targets]
+            targets |= self._remote.call(
+                lambda backend: left_behind(backend, thread_id, conflict.tip_id, left)
             )
+        # The root graph's last: what it leads to is there before.
+        for namespace in sorted(targets, reverse=True):
+            over = heads[namespace].checkpoint_id if namespace in heads else ""
+            move = MoveHead(thread_id, namespace, targets[namespace], over, device, time.time())
             outcome = self._remote.call(lambda backend, move=move: backend.write([move]))[0]  # type: ignore[misc]
             if outcome.status != "stored":
-                head = outcome.head or HeadRow(move.namespace, "", "", 0.0)
-                raise ThreadConflictError(thread_id, move.namespace, move.over, *head[1:])
+                head = outcome.head or HeadRow(namespace, "", "", 0.0)
+                raise ThreadConflictError(thread_id, namespace, over, *head[1:])
         self._front.settle(together)
         self._waker.refresh(thread_id, self.options.send_timeout)
 
     # -- what the parts tell ---------------------------------------------------------------------------------------
 
     def _remote_changed(self, error: BackendUnavailable | None) -> None:
+        if self._shipper.closed:
+            return  # a late answer: the file is closed, too
         # What is noted may be another process's, which is gone.
         since = self._front.state().get("offline_since")
         if error is not None:
@@ -398,14 +420,15 @@ class ReplicaBackend:
         elif since is not None:
             self._front.note(offline_since=None, last_error=None)
         if error is None:
-            self._shipper.kick()
+            self._shipper.kick(reopen=False)
 
     def _deleted_elsewhere(self, thread_id: str) -> None:
         logger.warning(
             "thread %r was deleted on another device; what this one did in it since is gone with it",
             thread_id,
         )
-        self._waker.wake(thread_id)
+        with suppress(BackendUnavailable):  # the next wake does it
+            self._waker.refresh(thread_id)
 
 
 def _size(unit: Unit) -> int:

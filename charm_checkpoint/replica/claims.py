@@ -85,7 +85,7 @@ def _move_to_copy(db: sqlite3.Connection, place: tuple[str, str, str]) -> None:
         "DELETE FROM outbox WHERE seq IN (SELECT value FROM json_each(?))",
         (json.dumps([s for s, _ in lost]),),
     )
-    detail = json.dumps({"blobs": [], "over": None, "overwrite": False, "whole": False})
+    detail = json.dumps({"blobs": [], "over": None, "policy": "branch", "whole": False})
     db.execute(
         "INSERT INTO outbox VALUES (?, ?, 'checkpoint', ?, ?, '', ?, ?, ?)",
         (lost[0][0], thread_id, namespace, copy_id, detail, len(row.body), time.time()),
@@ -103,5 +103,5 @@ def _drop_writes(db: sqlite3.Connection, place: tuple[str, str, str], task_id: s
 def _id_beside(checkpoint_id: str) -> str:
     """An id of the same time: UUIDs of version 6 have it in front."""
     if len(checkpoint_id) == 36:
-        return f"{checkpoint_id[:20]}{secrets.token_hex(1)}-{secrets.token_hex(6)}"
+        return f"{checkpoint_id[:21]}{secrets.token_hex(1)}-{secrets.token_hex(6)}"
     return f"{checkpoint_id}-{secrets.token_hex(6)}"

@@ -56,9 +56,14 @@ class Known(NamedTuple):
         return self.unsent + self.marks
 
     def lacks(self, told: Tombstone | None) -> bool:
-        """Whether the remote tells of a deletion that this device does not know."""
+        """Whether the remote tells of a deletion that this device does not know.
+
+        When it was deleted is what tells one from another: the greatest deleted id may be that of a clock that was
+        ahead, from a deletion before. Without a tombstone nobody deleted the thread: the remote lost it, and gets it
+        back with the next step.
+        """
         known = self.tombstone
-        return told is not None and (known is None or told.deleted_through > known.deleted_through)
+        return told is not None and (known is None or told.deleted_at != known.deleted_at)
 
 
 class Lineage(NamedTuple):
@@ -109,12 +114,16 @@ class Front(SqliteBackend):
     def delete(self, thread_id: str, *, at: float) -> bool:
         """Remove a thread here, and at the remote even if this device never saw it."""
         with self._db.writing() as db:
-            through = max((mark.head.checkpoint_id for mark in _marks(db, thread_id)), default="")
+            heads = [mark.head for mark in _marks(db, thread_id)]
+            through = max((head.checkpoint_id for head in heads), default="")
+            known = _known_at_remote(db, thread_id, heads)
             existed = rows.delete_thread(db, thread_id, at, through)
             _forget(db, thread_id)
-            tombstone = rows.read_facts(db, thread_id, "", "").tombstone
-            known = tombstone.deleted_through if tombstone and existed else ""
-            outbox.insert(db, [outbox.Entry(thread_id, "delete", checkpoint_id=known, at=at)])
+            _forget_conflicts(db, thread_id)
+            # One that waits means what was there then, and no more: the thread may have begun anew elsewhere.
+            if existed or not outbox.is_deleted(db, thread_id):
+                deletion = outbox.Entry(thread_id, "delete", known[0], known[1], at=at)
+                outbox.insert(db, [deletion])
             return existed
 
     def prune(self, thread_id: str, drop: Sequence[tuple[str, str]]) -> int:
@@ -122,6 +131,7 @@ class Front(SqliteBackend):
         removed = super().prune(thread_id, drop)
         with self._db.writing() as db:
             _forget(db, thread_id)
+            _forget_conflicts(db, thread_id)
         return removed
 
     # -- what the remote tells -------------------------------------------------------------------------------------
@@ -147,7 +157,7 @@ class Front(SqliteBackend):
                 if waiting:
                     return "waiting"
                 assert pulled.tombstone is not None
-                rows.delete_thread(db, thread_id, *pulled.tombstone)
+                rows.delete_thread(db, thread_id, *pulled.tombstone[:2])
                 _forget(db, thread_id)
                 return "changed"
             entries = pulled.entries
@@ -252,8 +262,11 @@ class Front(SqliteBackend):
         with self._db.reading() as db:
             return outbox.with_unit(db, self._values, entry, whole=True)
 
-    def acknowledge(self, entries: Sequence[outbox.Entry], outcomes: Sequence[Outcome]) -> None:
-        """Note what became of entries at the remote, and forget them."""
+    def acknowledge(
+        self, entries: Sequence[outbox.Entry], outcomes: Sequence[Outcome]
+    ) -> list[Conflict]:
+        """Note what became of entries at the remote, and forget them. Returns the conflicts that came of it."""
+        conflicts: list[Conflict] = []
         with self._db.writing() as db:
             taken = [
                 entry
@@ -269,22 +282,29 @@ class Front(SqliteBackend):
                 if entry.kind == "delete" or entry.unit is None:
                     continue
                 if outcome.status == "branched" and isinstance(entry.unit, PutCheckpoint):
-                    note_branch(db, entry.unit, outcome)
+                    if conflict := note_branch(db, entry.unit, outcome):
+                        conflicts.append(conflict)
+                    # The remote's head is not where this device is, also if it is where it was.
+                    db.execute(
+                        "DELETE FROM marks WHERE thread_id = ? AND namespace = ?",
+                        (entry.thread_id, entry.namespace),
+                    )
                 elif outcome.status == "conflict" and entry.kind == "writes":
                     claims.lose(db, entry)
                 elif outcome.status == "stored":
                     _sent(db, entry)
             _set_state(db, "last_success", repr(time.time()))
+            away = "SELECT 1 FROM state WHERE key = 'offline_since' AND value IS NOT NULL"
+            if db.execute(away).fetchone():
+                # It was noted by another process, which may be gone by now.
+                _set_state(db, "offline_since", None)
+                _set_state(db, "last_error", None)
+        return conflicts
 
     def waiting(self, thread_id: str | None = None) -> dict[str, tuple[int, int, float]]:
         """By thread: how many entries wait, their bytes, and since when (seconds since the epoch)."""
         with self._db.reading() as db:
-            found = db.execute(
-                "SELECT thread_id, count(*), sum(size), min(at) FROM outbox "
-                "WHERE ? IN (thread_id, '') AND kind <> 'lost' GROUP BY thread_id",
-                (thread_id or "",),
-            )
-            return {name: (count, size, since) for name, count, size, since in found}
+            return outbox.waiting(db, thread_id)
 
     def is_waiting(self, thread_id: str | None = None) -> bool:
         """Whether anything waits, of one thread or at all."""
@@ -464,6 +484,20 @@ def _marks(db: sqlite3.Connection, thread_id: str) -> tuple[HeadMark, ...]:
     return tuple(HeadMark(HeadRow(*head), writes) for *head, writes in found)
 
 
+def _known_at_remote(
+    db: sqlite3.Connection, thread_id: str, heads: Sequence[HeadRow]
+) -> tuple[str, str]:
+    """`(namespace, checkpoint_id)` that tells whether what this device knew of a thread is still at the remote."""
+    if heads:
+        return heads[0][:2]
+    # Nothing is known to be there. What was sent and not answered yet begins with the first step.
+    first = db.execute(
+        "SELECT min(checkpoint_id) FROM checkpoints WHERE thread_id = ? AND namespace = ''",
+        (thread_id,),
+    ).fetchone()[0]
+    return "", first or ""
+
+
 def _set_mark(db: sqlite3.Connection, thread_id: str, mark: HeadMark) -> None:
     if mark.head.namespace == "":
         # What ran under an earlier checkpoint of the root graph is over: it need not be asked about any more.
@@ -509,6 +543,10 @@ def _forget(db: sqlite3.Connection, thread_id: str) -> None:
     db.execute("DELETE FROM outbox WHERE thread_id = ? AND kind = 'lost'", (thread_id,))
     for table in TABLES_OF_A_THREAD:
         db.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
+
+
+def _forget_conflicts(db: sqlite3.Connection, thread_id: str) -> None:
+    db.execute("DELETE FROM conflicts WHERE thread_id = ?", (thread_id,))
 
 
 def _set_state(db: sqlite3.Connection, key: str, value: str | None) -> None:

@@ -21,8 +21,10 @@ __all__ = [
     "batch",
     "entries_of",
     "insert",
+    "is_deleted",
     "is_waiting",
     "remove",
+    "waiting",
     "waiting_of",
     "with_unit",
 ]
@@ -107,7 +109,7 @@ def _detail(put: PutCheckpoint, head: HeadRow | None) -> dict[str, Any]:
     return {
         "blobs": [(blob.channel, blob.version) for blob in put.blobs],
         "over": over,
-        "overwrite": put.on_conflict == "overwrite",
+        "policy": put.on_conflict if put.on_conflict in ("overwrite", "beside") else "branch",
         "whole": put.whole,
     }
 
@@ -132,11 +134,30 @@ def is_waiting(db: sqlite3.Connection, thread_id: str | None) -> bool:
     return bool(found.fetchone()[0])
 
 
-def waiting_of(db: sqlite3.Connection, thread_id: str) -> set[tuple[str, str, str, str]]:
-    """`(kind, namespace, checkpoint_id, task_id)` of what waits of a thread."""
+def waiting(db: sqlite3.Connection, thread_id: str | None) -> dict[str, tuple[int, int, float]]:
+    """By thread: how many entries are to be sent, their bytes, and since when (seconds since the epoch)."""
     found = db.execute(
-        "SELECT kind, namespace, checkpoint_id, task_id FROM outbox WHERE thread_id = ? AND kind <> 'lost'",
-        (thread_id,),
+        f"SELECT thread_id, count(*), sum(size), min(at) FROM outbox o "
+        f"WHERE :thread IN (o.thread_id, '') AND {_READY} GROUP BY thread_id",
+        {"thread": thread_id or "", "now": time.time(), "hold": _HOLD},
+    )
+    return {name: (count, size, since) for name, count, size, since in found}
+
+
+def is_deleted(db: sqlite3.Connection, thread_id: str) -> bool:
+    """Whether a thread's deletion is to be sent."""
+    found = db.execute(
+        "SELECT 1 FROM outbox WHERE thread_id = ? AND kind = 'delete' LIMIT 1", (thread_id,)
+    )
+    return found.fetchone() is not None
+
+
+def waiting_of(db: sqlite3.Connection, thread_id: str) -> set[tuple[str, str, str, str]]:
+    """`(kind, namespace, checkpoint_id, task_id)` of what is to be sent of a thread."""
+    found = db.execute(
+        "SELECT kind, namespace, checkpoint_id, task_id FROM outbox o "
+        f"WHERE o.thread_id = :thread AND {_READY}",
+        {"thread": thread_id, "now": time.time(), "hold": _HOLD},
     )
     return set(found.fetchall())
 
@@ -156,12 +177,16 @@ def batch(db: sqlite3.Connection, values: Values, *, skip: Collection[str] = ())
     ).fetchall()
     found: list[Entry] = []
     claims: set[str] = set()
+    roots: set[str] = set()
     later: set[str] = set()
     size = 0
-    for columns in listed:
-        entry = Entry(*columns)
-        if entry.kind == "checkpoint" and entry.thread_id in claims:
+    for entry in _after_checkpoints([Entry(*columns) for columns in listed]):
+        if entry.kind == "checkpoint" and (
             # Whether it becomes a branch is known when its writes were taken.
+            entry.thread_id in claims
+            # A subgraph with a checkpointer of its own goes where its root graph went.
+            or (_is_stateful(entry.namespace) and entry.thread_id in roots)
+        ):
             later.add(entry.thread_id)
         if entry.thread_id in later:
             continue
@@ -173,8 +198,25 @@ def batch(db: sqlite3.Connection, values: Values, *, skip: Collection[str] = ())
         entry = with_unit(db, values, entry)
         if isinstance(entry.unit, PutWrites) and entry.unit.fenced:
             claims.add(entry.thread_id)
+        if entry.kind == "checkpoint" and entry.namespace == "":
+            roots.add(entry.thread_id)
         found.append(entry)
     return found
+
+
+def _after_checkpoints(entries: Sequence[Entry]) -> list[Entry]:
+    """Writes that came before their checkpoint, behind it: a remote where the thread was deleted takes only those."""
+    places = {
+        (entry.thread_id, entry.namespace, entry.checkpoint_id): entry.seq
+        for entry in entries
+        if entry.kind == "checkpoint"
+    }
+
+    def order(entry: Entry) -> tuple[int, int]:
+        checkpoint = places.get((entry.thread_id, entry.namespace, entry.checkpoint_id), 0)
+        return max(entry.seq, checkpoint), entry.seq if entry.kind == "writes" else 0
+
+    return sorted(entries, key=order)
 
 
 def with_unit(
@@ -200,16 +242,39 @@ def with_unit(
     blobs = values.fetch(
         db, place, row.versions if whole else dict(detail["blobs"]), remember=False
     )
+    policy = detail["policy"]
+    if _is_stateful(entry.namespace) and _is_on_branch(db, entry.thread_id, row.root_id):
+        policy = "beside"
     unit = PutCheckpoint(
         *place,
         row,
         tuple(blobs),
-        fenced=not detail["overwrite"],
-        on_conflict="overwrite" if detail["overwrite"] else "branch",
+        fenced=policy != "overwrite",
+        on_conflict=policy,
         over=detail["over"],
         whole=whole or detail["whole"],
     )
     return entry._replace(unit=unit)
+
+
+def _is_stateful(namespace: str) -> bool:
+    """Whether it is that of a subgraph with a checkpointer of its own, which lives on from turn to turn."""
+    return namespace != "" and ":" not in namespace
+
+
+def _is_on_branch(db: sqlite3.Connection, thread_id: str, root_id: str | None) -> bool:
+    """Whether a checkpoint of the root graph is on a branch that lost to another device."""
+    firsts = {
+        first_id
+        for (first_id,) in db.execute(
+            "SELECT first_id FROM conflicts WHERE thread_id = ? AND namespace = ''", (thread_id,)
+        )
+    }
+    if not firsts or root_id is None:
+        return False
+    return root_id in firsts or any(
+        ancestor_id in firsts for ancestor_id, _ in rows.ancestors(db, thread_id, "", root_id)
+    )
 
 
 def _is_own(db: sqlite3.Connection, entry: Entry) -> bool:

@@ -44,6 +44,11 @@ class Remote(ForkAware):
         # Another one: a remote that hangs in its `setup` must not hold up whoever notes that it does not answer.
         self._setup_lock = threading.Lock()
 
+    @property
+    def answers(self) -> bool:
+        """Whether the last call of this process reached it."""
+        return self._asked and self.offline is None
+
     def call(self, function: Callable[[Backend], T]) -> T:
         """Call the backend on this thread, for as long as its driver allows.
 
@@ -83,7 +88,7 @@ class Remote(ForkAware):
             return future.result(max(timeout, 0.0))
         except FutureTimeoutError as late:
             error = BackendUnavailable(
-                f"{self.backend.name} did not answer within {timeout:.3g} s (wake_timeout)"
+                f"{self.backend.name} did not answer within {timeout:.2g} s (wake_timeout)"
             )
             self._note(error)
             raise error from late

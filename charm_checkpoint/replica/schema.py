@@ -65,4 +65,4 @@ CREATE TABLE IF NOT EXISTS state (
 
 REPLICA = Kind(0x43687252, THREADS.tables + _TABLES)  # "ChrR"
 
-TABLES_OF_A_THREAD = ("marks", "lineages", "conflicts")
+TABLES_OF_A_THREAD = ("marks", "lineages")

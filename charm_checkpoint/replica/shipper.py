@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from charm_checkpoint.backend import Backend, Outcome, PutCheckpoint, Unit
+from charm_checkpoint.backend import Backend, Outcome, PutCheckpoint, Scan, Unit
 from charm_checkpoint.errors import BackendUnavailable
 from charm_checkpoint.forks import ForkAware
 from charm_checkpoint.replica.front import Front
@@ -23,6 +23,9 @@ logger = logging.getLogger("charm_checkpoint.replica")
 
 # Seconds without work after which the thread ends; the next entry starts another.
 _IDLE = 5.0
+# A step is followed by the next within milliseconds; sent together they are there sooner than one behind the other, and
+# the run has the interpreter to itself. So sending begins when nothing came for a moment, or after some moments.
+_MOMENT, _MOMENTS = 0.01, 0.03
 # How often to look whether another process that ships is done, or gone.
 _LOOK = 0.05
 # Pauses while the remote cannot be reached, in seconds.
@@ -62,12 +65,15 @@ class Shipper(ForkAware):
         self._due = False
         self._hurry = False
         self._closed = False
+        self._steps = 0
         self._thread: threading.Thread | None = None
         self._refused: dict[str, _Refusal] = {}
 
-    def kick(self) -> None:
-        """Something was added to the outbox, or the remote is back."""
+    def kick(self, *, reopen: bool = True) -> None:
+        """Something was added to the outbox, or the remote is back. After `close` only `reopen` starts it again."""
         with self._changed:
+            if self._closed and not reopen:
+                return
             self._due = True
             self._closed = False
             if self._thread is None:
@@ -83,33 +89,41 @@ class Shipper(ForkAware):
 
     def wait(self, thread_id: str | None, timeout: float | None) -> bool:
         """Wait until nothing of a thread (or at all) waits any more. False if `timeout` (seconds) ran out."""
+        return self.wait_for(lambda: not self._front.is_waiting(thread_id), timeout)
+
+    def wait_for(self, done: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until enough was sent, as `done` tells. False if `timeout` (seconds) ran out."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             self._hurry = True
         self.kick()
-        while self._front.is_waiting(thread_id):
+        while True:
+            seen = self._steps
+            if done():
+                return True
             left = _LOOK if deadline is None else min(_LOOK, deadline - time.monotonic())
             if left <= 0:
                 return False
             with self._changed:
                 # Another process may be the one that sends: its acknowledgements are seen in the file only.
-                self._changed.wait(left)
-        return True
+                self._changed.wait_for(lambda seen=seen: self._steps != seen, left)  # type: ignore[misc]
 
-    def wait_for_progress(self, timeout: float) -> bool:
-        """Wait until something more is at the remote. False if `timeout` (seconds) ran out."""
-        self.kick()
-        with self._changed:
-            return timeout > 0 and self._changed.wait(timeout)
+    def close(self, timeout: float) -> None:
+        """End the thread after the request it is in, if that takes no longer than `timeout` seconds.
 
-    def close(self) -> None:
-        """End the thread after the request it is in; `kick` starts another."""
+        `kick` starts another.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(_IDLE)
+            thread.join(timeout)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing was asked of it since it was closed."""
+        return self._closed
 
     def refusals(self) -> dict[str, Exception]:
         """By thread, why the remote does not take what waits."""
@@ -124,19 +138,35 @@ class Shipper(ForkAware):
                     pass
                 if not self._due or self._closed:
                     self._thread = None
-                    return
+                    break
                 self._due = False
+                self._let_them_gather()
             try:
                 self._ship_all()
             except Exception:
                 # The file cannot be read or written: what waits stays, and the program hears of it from its own calls.
                 logger.exception("%s: the outbox cannot be worked on", self._front.name)
+        if self._closed:
+            # Its last request may have come to an end after everything else was closed.
+            self._front.close()
+
+    def _let_them_gather(self) -> None:
+        deadline = time.monotonic() + _MOMENTS
+        while not self._hurry and not self._closed and time.monotonic() < deadline:
+            self._due = False
+            if not self._changed.wait(_MOMENT) and not self._due:
+                return
 
     def _ship_all(self) -> None:
         pause = _FIRST_PAUSE
         while not self._closed:
+            with self._changed:
+                hurry, self._hurry, self._due = self._hurry, False, False
+            if hurry:
+                self._refused = {t: r._replace(retry_at=0.0) for t, r in self._refused.items()}
             try:
-                if self._front.is_waiting():
+                rest = 0.0
+                if waiting := self._front.is_waiting():
                     if not self._turn.acquire():
                         self._pause(_LOOK)
                         continue
@@ -144,23 +174,21 @@ class Shipper(ForkAware):
                         rest = self._ship_while_it_goes()
                     finally:
                         self._turn.release()
-                elif self._remote.offline is not None:
-                    rest = 0.0
+                if self._remote.offline is not None:
                     self._remote.call(lambda backend: backend.threads(limit=1))
-                else:
+                elif not waiting:
                     return
                 pause = _FIRST_PAUSE
+                self._pause(rest, or_news=True)
             except BackendUnavailable:
-                rest = pause * random.uniform(0.5, 1.0)
+                self._pause(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, _MAX_PAUSE)
-            if rest:
-                self._pause(rest)
 
-    def _pause(self, seconds: float) -> None:
+    def _pause(self, seconds: float, *, or_news: bool = False) -> None:
         with self._changed:
-            if not self._hurry and not self._closed:
-                self._changed.wait_for(lambda: self._hurry or self._closed, seconds)
-            self._hurry = False
+            self._changed.wait_for(
+                lambda: self._hurry or self._closed or (or_news and self._due), seconds
+            )
 
     def _ship_while_it_goes(self) -> float:
         """Send until nothing is left that can be sent. Returns how long to leave the rest alone, in seconds."""
@@ -173,12 +201,15 @@ class Shipper(ForkAware):
                 return max(0.0, min(retries, default=now) - now)
             try:
                 self._ship(entries)
+                for entry in entries:
+                    self._refused.pop(entry.thread_id, None)
             except BackendUnavailable:
                 raise
             except Exception:  # noqa: BLE001 - the same comes again below, and is told there
                 # One bad unit must not hold up the others: find it by sending them one by one.
                 self._ship_singly(entries)
             with self._changed:
+                self._steps += 1
                 self._changed.notify_all()
         return 0.0
 
@@ -193,12 +224,13 @@ class Shipper(ForkAware):
             except BackendUnavailable:
                 raise
             except Exception as error:
-                logger.exception(
-                    "thread %r: %s does not take checkpoint %s; it stays on this device and is tried again",
-                    entry.thread_id,
-                    self._remote.backend.name,
-                    entry.checkpoint_id,
-                )
+                if refusal is None or str(refusal.error) != str(error):
+                    logger.exception(
+                        "thread %r: %s does not take checkpoint %s; it stays on this device and is tried again",
+                        entry.thread_id,
+                        self._remote.backend.name,
+                        entry.checkpoint_id,
+                    )
                 self._front.note(last_error=f"thread {entry.thread_id!r}: {error}")
                 self._refused[entry.thread_id] = _Refusal(error, time.monotonic() + _REFUSED_PAUSE)
 
@@ -213,21 +245,35 @@ class Shipper(ForkAware):
             Outcome("stored") if entry.unit is None else self._settled(entry, next(answered))
             for entry in entries
         ]
-        self._front.acknowledge(entries, told)
+        for conflict in self._front.acknowledge(entries, told):
+            if conflict.namespace == "":
+                logger.warning(
+                    "thread %r was moved on by device %r first; what this device did in it since is a branch, listed "
+                    "by conflicts()",
+                    conflict.thread_id,
+                    conflict.head_device,
+                )
         for thread_id in {
             entry.thread_id
             for entry, outcome in zip(entries, told, strict=True)
             if outcome.status == "deleted"
         }:
-            self._on_deleted(thread_id)
+            # While more of it waits, it cannot be taken over: that is for the last batch, or the next wake.
+            if not self._front.is_waiting(thread_id):
+                self._on_deleted(thread_id)
 
     def _settled(self, entry: Entry, outcome: Outcome) -> Outcome:
-        if outcome.status == "orphaned" and isinstance(entry.unit, PutCheckpoint):
-            # What it grew from was pruned there. Nothing that was acknowledged here is lost for that.
-            whole = self._front.whole(entry)
-            if whole.unit is not None:
-                return self._send([whole.unit])[0]
-        return outcome
+        if outcome.status != "orphaned" or not isinstance(entry.unit, PutCheckpoint):
+            return outcome
+        known = self._front.known(entry.thread_id)
+        there = self._remote.call(lambda backend: backend.pull(entry.thread_id, known.held))
+        if known.lacks(there.tombstone):
+            # It grew from a step that was refused, since the thread was deleted meanwhile: its id lies above all that
+            # was deleted, so that the remote takes it for one whose parent was pruned.
+            return Outcome("deleted")
+        # What it grew from was pruned there. Nothing that was acknowledged here is lost for that.
+        whole = self._front.whole(entry)
+        return outcome if whole.unit is None else self._send([whole.unit])[0]
 
     def _send(self, units: Sequence[Unit]) -> Sequence[Outcome]:
         if not units:
@@ -236,8 +282,17 @@ class Shipper(ForkAware):
 
 
 def _delete(backend: Backend, entry: Entry) -> None:
-    there = backend.read(entry.thread_id, "", _NO_CHECKPOINT).deleted_through
-    if entry.checkpoint_id and there is not None and there >= entry.checkpoint_id:
-        # Deleted by another device, too, or by this one and the answer was lost: the thread may have begun anew since.
-        return
-    backend.delete(entry.thread_id, at=entry.at)
+    # Deleted by another device, too, or by this one and the answer was lost: the thread may have begun anew since.
+    place = (entry.thread_id, entry.namespace, entry.checkpoint_id)
+    if not entry.checkpoint_id or not _was_deleted(backend, *place):
+        backend.delete(entry.thread_id, at=entry.at)
+
+
+def _was_deleted(backend: Backend, thread_id: str, namespace: str, checkpoint_id: str) -> bool:
+    """Whether a checkpoint that was at the remote has gone with its thread."""
+    through = backend.read(thread_id, "", _NO_CHECKPOINT).deleted_through
+    if through is None or through < checkpoint_id:
+        return False
+    # The id alone does not tell: a device with a slow clock that did not know of the deletion may have begun anew.
+    query = Scan(thread_id, namespace, checkpoint_id, limit=1, values=False)
+    return not backend.scan(query).entries

@@ -40,12 +40,17 @@ class ReplicaStore(CheckpointStore):
     options = frozenset({"replica", *ReplicaOptions._fields})
 
     def __init__(self, remote: BaseMemoryStore, config: dict[str, Any]) -> None:
-        if not isinstance(remote, CheckpointStore):
-            raise ConfigError(
-                f"{type(remote).__name__} keeps messages only; a replica needs a store of checkpoints behind it"
-            )
-        self._remote = remote
-        super().__init__(config)
+        try:
+            if not isinstance(remote, CheckpointStore):
+                raise ConfigError(
+                    f"{type(remote).__name__} keeps messages only; a replica needs a store of checkpoints behind it"
+                )
+            self._remote = remote
+            # A replica has waited for its remote as long as `wake_timeout` says, and for its file, too.
+            super().__init__({"retry_timeout": 0, **config})
+        except BaseException:
+            remote.close()
+            raise
 
     def open_backend(self) -> ReplicaBackend:
         config = self.config

@@ -9,6 +9,7 @@ from typing import TypeVar
 from charm_checkpoint.backend import Backend, CheckpointRow, Entry, HeadRow, Pulled, Snapshot
 from charm_checkpoint.errors import BackendUnavailable
 from charm_checkpoint.fencing import Bounded
+from charm_checkpoint.replica.conflicts import Conflict
 from charm_checkpoint.replica.front import Front, Known, Lineage
 from charm_checkpoint.replica.options import ReplicaOptions
 from charm_checkpoint.replica.remote import Remote
@@ -43,14 +44,20 @@ class Waker:
         # By thread, when it was last looked after, by the monotonic clock.
         self._looked: Bounded[str, float] = Bounded(100_000)
 
-    def ask(self, function: Callable[[Backend], T], timeout: float | None = None) -> T:
-        """Ask the remote, by default for `wake_timeout` seconds.
+    def ask(
+        self,
+        function: Callable[[Backend], T],
+        timeout: float | None = None,
+        *,
+        anyway: bool = False,
+    ) -> T:
+        """Ask the remote, by default for `wake_timeout` seconds; `anyway`: also if it was away a moment ago.
 
         Raises:
             BackendUnavailable: It is away, or did not answer in time.
         """
         away = self._remote.offline
-        if away is not None and self._options.on_offline == "serve":
+        if away is not None and self._options.on_offline == "serve" and not anyway:
             # The shipper's thread finds out when it is back; nobody has to wait for that.
             self._shipper.kick()
             raise BackendUnavailable(str(away)) from away
@@ -78,8 +85,10 @@ class Waker:
                 raise
             self._shipper.kick()
 
-    def refresh(self, thread_id: str, timeout: float | None = None) -> None:
-        """Take over where a thread is now, within `timeout` seconds, by default `wake_timeout`.
+    def refresh(
+        self, thread_id: str, timeout: float | None = None, *, anyway: bool = False
+    ) -> None:
+        """Take over where a thread is now, within `timeout` seconds, by default `wake_timeout`; `anyway` as for `ask`.
 
         Raises:
             BackendUnavailable: The remote cannot be asked.
@@ -90,11 +99,16 @@ class Waker:
             pulled = self.ask(
                 lambda backend, held=known.held: backend.pull(thread_id, held),  # type: ignore[misc]
                 deadline - time.monotonic(),
+                anyway=anyway,
             )
-            if not pulled.entries and not known.lacks(pulled.tombstone):
+            is_gone = known.lacks(pulled.tombstone)
+            if not pulled.entries and not is_gone:
                 break
             lineages = self._lineages(pulled, known, deadline)
+            gone = self._gone(thread_id, deadline) if is_gone else []
             verdict = self._front.adopt(thread_id, known, pulled, lineages)
+            if gone:
+                self._front.settle(gone)
             if verdict == "done":
                 break
             if verdict == "waiting" and not self._shipper.wait(
@@ -105,6 +119,18 @@ class Waker:
                     f"{self._remote.backend.name} did not take it within wake_timeout"
                 )
         self._looked.set(thread_id, time.monotonic())
+
+    def _gone(self, thread_id: str, deadline: float) -> list[Conflict]:
+        """Conflicts whose branches were deleted with the thread; others are of its life after that."""
+        return [
+            conflict
+            for conflict in self._front.conflicts(thread_id)
+            if self.ask(
+                lambda b, place=(*conflict[:2], conflict.tip_id): b.read(*place),  # type: ignore[misc]
+                deadline - time.monotonic(),
+            ).checkpoint
+            is None
+        ]
 
     def _lineages(self, pulled: Pulled, known: Known, deadline: float) -> list[Lineage]:
         held = {(mark.head.namespace, mark.head.checkpoint_id) for mark in known.held}

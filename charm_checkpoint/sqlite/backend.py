@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from charm_checkpoint.backend import (
-    STORED,
     Ancestor,
     BlobRow,
     CheckpointRow,
@@ -25,6 +24,7 @@ from charm_checkpoint.backend import (
     Unit,
     WriteRow,
     judge,
+    judge_again,
     pulled,
 )
 from charm_checkpoint.errors import ThreadExistsError, ThreadNotFoundError
@@ -92,11 +92,18 @@ class SqliteBackend:
     def _put(self, db: sqlite3.Connection, put: PutCheckpoint, facts: rows.Facts) -> Outcome:
         row, place = put.row, (put.thread_id, put.namespace)
         if facts.is_stored:
-            return STORED
+            return judge_again(
+                put,
+                facts.head,
+                lambda id: any(a == row.checkpoint_id for a, _ in rows.ancestors(db, *place, id)),
+            )
+        tombstone = facts.tombstone
+        if tombstone is not None and row.parent_id is None:
+            tombstone = tombstone._replace(first_ids=rows.deleted_firsts(db, put.thread_id))
         outcome = judge(
             put,
             facts.head,
-            facts.tombstone,
+            tombstone,
             lambda namespace, id: rows.read_facts(db, put.thread_id, namespace, id).is_stored,
         )
         if outcome.status not in ("stored", "branched"):

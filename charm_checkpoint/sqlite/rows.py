@@ -101,9 +101,20 @@ def delete_thread(db: sqlite3.Connection, thread_id: str, at: float, through: st
         "deleted_through = max(deleted_through, excluded.deleted_through)",
         (thread_id, at, max(last or "", through)),
     )
+    db.execute(
+        "INSERT OR IGNORE INTO deleted_firsts SELECT thread_id, checkpoint_id FROM checkpoints "
+        "WHERE thread_id = ? AND namespace = '' AND parent_id IS NULL",
+        (thread_id,),
+    )
     for table in TABLES_OF_A_THREAD:
         db.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
     return existed is not None
+
+
+def deleted_firsts(db: sqlite3.Connection, thread_id: str) -> tuple[str, ...]:
+    """`Tombstone.first_ids`."""
+    found = db.execute("SELECT checkpoint_id FROM deleted_firsts WHERE thread_id = ?", (thread_id,))
+    return tuple(checkpoint_id for (checkpoint_id,) in found)
 
 
 def put_writes(db: sqlite3.Connection, put: PutWrites) -> Outcome:

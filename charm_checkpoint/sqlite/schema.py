@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from charm_checkpoint.errors import BackendCorrupt
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Kind(NamedTuple):
@@ -28,6 +28,12 @@ CREATE TABLE IF NOT EXISTS tombstones (
     thread_id TEXT NOT NULL PRIMARY KEY,
     deleted_at REAL NOT NULL,
     deleted_through TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS deleted_firsts (
+    thread_id TEXT NOT NULL,
+    checkpoint_id TEXT NOT NULL,
+    PRIMARY KEY (thread_id, checkpoint_id)
 ) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS heads (
@@ -89,7 +95,7 @@ TABLES_OF_A_THREAD = ("threads", "heads", "checkpoints", "blobs", "writes")
 
 
 def is_ours(connection: sqlite3.Connection, name: str, kind: Kind) -> bool:
-    """Whether the file has our tables; False for an empty one.
+    """Whether the file has our tables; False for an empty one, or one of an older release that lacks some.
 
     Raises:
         BackendCorrupt: The file holds something else or comes from a newer release. It was not changed.
@@ -104,19 +110,19 @@ def is_ours(connection: sqlite3.Connection, name: str, kind: Kind) -> bool:
         return False
     if application_id != kind.application_id:
         raise BackendCorrupt(
-            f"{name} is a SQLite database of another kind (application id {application_id:#x}, not "
-            f"{kind.application_id:#x}); it was left as it is. Give this store a file of its own."
+            f"{name} is a SQLite database of another program or another kind (application id {application_id:#x}, "
+            f"not {kind.application_id:#x}); it was left as it is. Give this store a file of its own."
         )
     found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found != FORMAT:
+    if found > FORMAT:
         raise BackendCorrupt(
             f"{name} has format {found}, this release knows {FORMAT}; it was left as it is. Upgrade charm-checkpoint."
         )
-    return True
+    return bool(found == FORMAT)
 
 
 def prepare(connection: sqlite3.Connection, name: str, kind: Kind) -> None:
-    """Make the tables in an empty file, in the caller's transaction.
+    """Make the tables that the file lacks, in the caller's transaction.
 
     Raises:
         BackendCorrupt: As `is_ours`.

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 from charm_checkpoint.backend import (
     Backend,
@@ -53,7 +53,7 @@ def put(
     namespace: str = "",
     versions: dict[str, str] | None = None,
     fenced: bool = False,
-    on_conflict: OnConflict = "raise",
+    on_conflict: OnConflict | Literal["beside"] = "raise",
     format: int = 4,
     body: bytes = b'{"ts":"2024-01-01T00:00:00+00:00"}',
     metadata: bytes = b'{"step":1}',

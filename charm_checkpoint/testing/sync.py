@@ -42,6 +42,55 @@ def _fork(backend: Backend, namespace: str = "") -> None:
 class SyncContract(BackendFixtures):
     """`PutCheckpoint.over` and `whole`, and `MoveHead`, row by row."""
 
+    # -- branches --------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("on_conflict", ["branch", "beside"])
+    def test_a_branch_that_comes_again_is_answered_as_one(
+        self, ready: Backend, on_conflict: OnConflict
+    ) -> None:
+        """The first answer may have been lost. A step that was stored is, whatever grew from it since."""
+        chain(ready, "1", "2")
+        step = put("3", "2", fenced=True, on_conflict="branch")
+        branch = put("4", "1", fenced=True, on_conflict=on_conflict)
+        for _ in range(2):
+            assert statuses(ready.write([step, branch])) == ["stored", "branched"]
+        [outcome] = ready.write([branch])
+        assert outcome.head == HeadRow("", "3", "laptop", AT)
+        store(ready, put("5", "3"))
+        assert statuses(ready.write([step, branch])) == ["stored", "branched"]
+        again = [branch._replace(fenced=False), branch._replace(on_conflict="raise")]
+        assert statuses(ready.write(again)) == ["stored", "stored"]
+        store(ready, move("4", over="5"))
+        assert statuses(ready.write([step, branch])) == ["branched", "stored"]
+        assert (head(ready), ids(ready)) == ("4", ["5", "4", "3", "2", "1"])
+
+    @pytest.mark.parametrize("fenced", [True, False])
+    def test_what_is_put_beside_leaves_the_head(self, ready: Backend, fenced: bool) -> None:
+        """Also where it could have been the head, and where there is none."""
+        chain(ready, "1", "2")
+        for n, namespace in enumerate(["", "sub"]):
+            unit = put("3", "2", blob("a"), fenced=fenced, on_conflict="beside")._replace(
+                namespace=namespace, whole=True
+            )
+            [outcome] = ready.write([unit])
+            assert outcome.status == "branched"
+            assert outcome.head == (None if n else HeadRow("", "2", "laptop", AT))
+            assert blobs_of(read(ready, "3", namespace=namespace)).keys() == {"a"}
+        assert head(ready) == "2"
+        orphan = put("5", "4", fenced=fenced, on_conflict="beside")
+        assert statuses(ready.write([orphan])) == ["orphaned"]
+
+    def test_a_deleted_first_step_that_comes_again_is_late(self, ready: Backend) -> None:
+        """Its answer was lost, and the thread deleted meanwhile. Another first step begins the thread anew."""
+        store(ready, put("4"), put("5", "4"), put("6", namespace="sub", root="5"))
+        ready.delete(THREAD, at=_LATER)
+        assert statuses(ready.write([put("4")])) == ["deleted"]
+        store(ready, put("3"), put("7", "3"))
+        ready.delete(THREAD, at=_LATER)
+        late = [put("4"), put("3"), put("3", thread="other"), put("2")]
+        assert statuses(ready.write(late)) == ["deleted", "deleted", "stored", "stored"]
+        assert head(ready) == "2"
+
     # -- over ------------------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("on_conflict", _POLICIES)
