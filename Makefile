@@ -9,8 +9,10 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 PROJECTS := pyproject.toml $(wildcard adapters/*/pyproject.toml)
 ADAPTERS := $(patsubst %/pyproject.toml,-e ./%,$(wildcard adapters/*/pyproject.toml))
 
-demo: $(VENV)/.demo  ## watch an agent stop in one process and go on in another
+demo: $(VENV)/.demo  ## watch an agent go on in another process, and on another device
 	$(BIN)/charm-checkpoint demo
+	@echo
+	$(BIN)/python -m examples.two_devices
 
 test: lint  ## lint, then run the tests (PYTEST_ARGS="-k name")
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -47,10 +49,10 @@ clean:  ## remove .venv, caches and what was built
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The demo needs the core and LangGraph; everything else needs the adapters and the tools too.
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
+# The demo needs the core, LangGraph and a Postgres; everything else needs the other adapters and the tools too.
+$(VENV)/.demo: pyproject.toml adapters/postgres/pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) …"
-	@$(PIP) install -e ".[demo]"
+	@$(PIP) install --group postgres -e ".[demo]" -e ./adapters/postgres
 	@touch $@
 
 $(VENV)/.dev: $(PROJECTS) | $(BIN)/python

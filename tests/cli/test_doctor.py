@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 
+from charm_checkpoint import open_store
 from charm_checkpoint.cli import reports
 from charm_checkpoint.sqlite import LocalMemory
 
@@ -130,3 +134,60 @@ def test_a_langgraph_that_does_not_tell_its_types_is_noticed(
     monkeypatch.setattr(graph_types, "announce_graph_types", lambda: None)
     monkeypatch.setattr(_serde, "STRICT_MSGPACK_ENABLED", False)
     assert _strictness()[0] == "warn"
+
+
+# -- a replica ---------------------------------------------------------------------------------------------------------
+
+
+def test_replica(call: Run, tmp_path: Path, conforms: Callable[[Any, Any], bool]) -> None:
+    url, own = f"sqlite:///{tmp_path}/remote.db", str(tmp_path / "own.db")
+    with open_store(url, replica=own) as store:
+        store.save_messages("t", [{"role": "user", "content": "hi"}])
+    report = call("doctor", "--store", url, "--replica", own, "--json").json
+    assert conforms(report, reports.Diagnosis)
+    assert report["ok"]
+    expected = ("replica", "sender's lock", "to be sent", "conflicts", "store behind", "integrity")
+    assert {status(report, name)[0] for name in expected} == {"ok"}
+    assert own in status(report, "replica")[1]
+    assert status(report, "store behind")[1] == f"sqlite:{tmp_path}/remote.db answers"
+    # Without its replica it is the store behind that is looked at.
+    report = call("doctor", "--store", url, "--json").json
+    assert {"replica", "store behind"}.isdisjoint(check["name"] for check in report["checks"])
+
+
+def test_replica_of_a_store_that_is_away(call: Run, tmp_path: Path) -> None:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"postgresql://me:hunter2@127.0.0.1:{taken.getsockname()[1]}/threads"
+        own = str(tmp_path / "own.db")
+        with open_store(url, replica=own) as store:
+            store.save_messages("t", [{"role": "user", "content": "hi"}])
+        done = call("doctor", "--store", url, "--replica", own, "--json")
+    report = done.json
+    assert report["ok"]
+    assert status(report, "store behind")[0] == status(report, "to be sent")[0] == "warn"
+    assert "1 entry of 1 thread" in status(report, "to be sent")[1]
+    assert "1 thread" in status(report, "store")[1]
+    assert "hunter2" not in done.out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="flock")
+def test_locks_that_do_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    from charm_checkpoint.cli.doctor import _lock
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    path = tmp_path / "own.db"
+    assert _lock(path)[0] == "ok"
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert _lock(path) == (
+        "fail",
+        f"files in {tmp_path} cannot be locked, so nothing is sent: use a local disk",
+    )
+    monkeypatch.setattr(fcntl, "flock", lambda descriptor, operation: None)
+    assert "locks do not hold" in _lock(path)[1]
+    assert "cannot be written" in _lock(tmp_path / "nowhere" / "own.db")[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Coroutine
@@ -19,6 +20,7 @@ from charm_adapter_checkpoint.providers import install, open_memory, without_sec
 from charm_adapter_checkpoint.results import as_json
 from charm_checkpoint import BaseMemoryStore, CheckpointStore
 from charm_checkpoint.errors import CheckpointStoreError, InvalidIdError
+from charm_checkpoint.replica import ReplicaStore
 
 __all__ = ["DEFAULT_THREAD", "MemoryAdapter", "run_async", "take_thread_id"]
 
@@ -28,7 +30,8 @@ T = TypeVar("T")
 
 DEFAULT_THREAD = "default_thread"
 
-_FLUSH_TIMEOUT = 10.0  # seconds
+# Seconds to wait for what is being sent, and how often to look whether that is of any use.
+_FLUSH_TIMEOUT, _FLUSH_LOOK = 10.0, 0.25
 
 # Agent code is imported after its adapter, so a store it opens at import time is ours already.
 install()
@@ -70,8 +73,8 @@ class MemoryAdapter(BaseAdapter):
         except Exception as error:  # noqa: BLE001 -- the runtime reads failures from the result
             result = self._failure(error)
         # The runtime may freeze or kill the process once it has the result.
-        if isinstance(self._opened, CheckpointStore) and not self._opened.flush(_FLUSH_TIMEOUT):
-            log.warning("not everything of this turn has reached the remote store yet")
+        if isinstance(self._opened, CheckpointStore):
+            _flush(self._opened)
         return cast("dict[str, Any]", as_json(result))
 
     @abstractmethod
@@ -91,6 +94,16 @@ class MemoryAdapter(BaseAdapter):
             "error_type": type(error).__name__,
             "message": f"Agent Execution Failed: {without_secrets(text, self.config)}",
         }
+
+
+def _flush(store: CheckpointStore) -> None:
+    deadline = time.monotonic() + _FLUSH_TIMEOUT
+    while not store.flush(_FLUSH_LOOK):
+        if isinstance(store, ReplicaStore) and store.sync_status().offline_since is not None:
+            return  # which the replica has told; what waits is sent by the next run that can
+        if time.monotonic() > deadline:
+            log.warning("not everything of this turn has reached the remote store yet")
+            return
 
 
 class _ToolUsage(BaseCallbackHandler):
