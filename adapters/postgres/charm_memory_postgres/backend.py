@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ from charm_memory_postgres.schema import prepare
 __all__ = ["PostgresBackend"]
 
 _PARALLEL_WRITES = 8
+# Seconds. Nearer than this, several writes are done sooner with one commit for all of them than side by side.
+_FAR = 0.002
 # A page of a scan ends early when its values are more than this.
 _PAGE_BYTES = 32 * 1024 * 1024
 
@@ -61,7 +64,8 @@ class PostgresBackend:
     ) -> None:
         self._connections = Connections(url, size=pool_size, timeout=timeout)
         # Some connections are left for readers.
-        self.parallel_writes = max(1, min(_PARALLEL_WRITES, pool_size - 2))
+        self._most_parallel_writes = max(1, min(_PARALLEL_WRITES, pool_size - 2))
+        self._shortest_call = float("inf")
         self._bases = Bases()
         self._schema = schema
         quoted = sql.Identifier(schema).as_string().replace("%", "%%")
@@ -72,6 +76,11 @@ class PostgresBackend:
     def name(self) -> str:
         suffix = "" if self._schema == "public" else f" ({self._schema})"
         return f"{self._connections.name}{suffix}"
+
+    @property
+    def parallel_writes(self) -> int:
+        """How many writes at once are of use: one, if the server has ever answered too soon to be far away."""
+        return 1 if self._shortest_call < _FAR else self._most_parallel_writes
 
     def setup(self) -> None:
         prepare(self._connections, self._schema, self._migrate)
@@ -202,12 +211,17 @@ class PostgresBackend:
     def _call(self, connection: Any, function: str, *arguments: Any) -> Any:
         """The one row that a function answers."""
         query = f"SELECT {self._place}{function}"
-        return connection.execute(query, arguments, binary=True).fetchone()
+        return self._execute(connection, query, arguments).fetchone()
 
     def _rows(self, connection: Any, function: str, *arguments: Any) -> list[wire.Row]:
         query = f"SELECT * FROM {self._place}{function}"  # noqa: S608 - quoted, and no more than a schema
+        return [wire.Row(*row) for row in self._execute(connection, query, arguments)]
+
+    def _execute(self, connection: Any, query: str, arguments: Sequence[Any]) -> Any:
+        began = time.monotonic()
         cursor = connection.execute(query, arguments, binary=True)
-        return [wire.Row(*row) for row in cursor]
+        self._shortest_call = min(self._shortest_call, time.monotonic() - began)
+        return cursor
 
 
 def _is_near(connection: Any) -> bool:

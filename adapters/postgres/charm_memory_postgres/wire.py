@@ -136,8 +136,8 @@ def _put(put: PutCheckpoint, payload: _Payload, bases: Bases | None, near: bool)
     }
     # The body's own `channel_versions`, where it has some, come later and so count.
     rest = body.strip()[1:].lstrip()
-    checkpoint = f"{json.dumps(fields)[:-1]}{',' if rest != '}' else ''}{rest}"
-    return f'{json.dumps(unit)[:-1]},"checkpoint":{checkpoint},"metadata":{metadata}}}'
+    checkpoint = f"{_compact(fields)[:-1]}{',' if rest != '}' else ''}{rest}"
+    return f'{_compact(unit)[:-1]},"checkpoint":{checkpoint},"metadata":{metadata}}}'
 
 
 def _writes(put: PutWrites, payload: _Payload) -> str:
@@ -152,11 +152,11 @@ def _writes(put: PutWrites, payload: _Payload) -> str:
     replacing = {(row.task_id, row.idx): row for row in put.rows if row.idx < 0}
     if replacing:
         unit["replacing"] = [(*row[:5], *payload.add(row.data)) for row in replacing.values()]
-    return json.dumps(unit)
+    return _compact(unit)
 
 
 def _move(move: MoveHead) -> str:
-    return json.dumps(
+    return _compact(
         {
             "thread": move.thread_id,
             "ns": move.namespace,
@@ -166,6 +166,12 @@ def _move(move: MoveHead) -> str:
             "at": move.at,
         }
     )
+
+
+def _compact(fields: Mapping[str, Any]) -> str:
+    """JSON without what is null or false."""
+    told = {key: value for key, value in fields.items() if value is not None and value is not False}
+    return json.dumps(told, separators=(",", ":"))
 
 
 def _jsonb(text: bytes) -> tuple[str, bytes | None]:

@@ -1,4 +1,5 @@
--- Bytes travel in one `payload`; the JSON beside it says where each piece begins and how long it is.
+-- Bytes travel in one `payload`; the JSON beside it says where each piece begins and how long it is. A field that is
+-- false or null is left out of the JSON.
 
 CREATE OR REPLACE FUNCTION charm_not_the_base_v1(channel text, base text) RETURNS bytea
 LANGUAGE plpgsql AS $$
@@ -29,8 +30,10 @@ LANGUAGE sql STABLE AS $$
     WITH RECURSIVE chain (id) AS (
         SELECT head
         UNION
-        SELECT k.parent_checkpoint_id FROM chain c JOIN checkpoints k
-        ON k.thread_id = thread AND k.checkpoint_ns = ns AND k.checkpoint_id = c.id
+        SELECT k.parent_checkpoint_id FROM chain c CROSS JOIN LATERAL (
+            SELECT * FROM checkpoints k
+            WHERE k.thread_id = thread AND k.checkpoint_ns = ns AND k.checkpoint_id = c.id LIMIT 1
+        ) k
     )
     SELECT CASE WHEN head IS NOT NULL THEN EXISTS (SELECT FROM chain c WHERE c.id = charm_grew_from_v1.id) END
 $$;
@@ -57,7 +60,7 @@ BEGIN
         SELECT FROM charm_checkpoints WHERE thread_id = thread AND checkpoint_ns = ns AND checkpoint_id = id
     ) THEN
         SELECT * INTO head FROM charm_heads WHERE thread_id = thread AND checkpoint_ns = ns;
-        IF (unit ->> 'fenced')::boolean AND unit ->> 'on_conflict' IN ('branch', 'beside')
+        IF unit ? 'fenced' AND unit ->> 'on_conflict' IN ('branch', 'beside')
             AND NOT charm_grew_from_v1(thread, ns, id, head.checkpoint_id)
         THEN
             RETURN json_build_object('status', 'branched', 'head', charm_head_v1(head));
@@ -68,7 +71,7 @@ BEGIN
     SELECT * INTO listed FROM charm_threads WHERE thread_id = thread;
     SELECT device INTO made_by FROM charm_checkpoints
     WHERE thread_id = thread AND checkpoint_ns = ns AND checkpoint_id = parent;
-    overtaken := (unit ->> 'fenced')::boolean AND head.checkpoint_id <> coalesce(unit ->> 'over', parent, '');
+    overtaken := unit ? 'fenced' AND head.checkpoint_id <> coalesce(unit ->> 'over', parent, '');
     IF listed.deleted_through IS NOT NULL AND (
         parent <= listed.deleted_through COLLATE "C" AND made_by IS NULL
         OR root <= listed.deleted_through COLLATE "C" AND NOT charm_is_stored_v1(thread, '', root)
@@ -77,7 +80,7 @@ BEGIN
         status := 'deleted';
     ELSIF overtaken AND unit ->> 'on_conflict' = 'raise' THEN
         status := 'conflict';
-    ELSIF parent IS NOT NULL AND made_by IS NULL AND NOT (unit ->> 'whole')::boolean THEN
+    ELSIF parent IS NOT NULL AND made_by IS NULL AND NOT unit ? 'whole' THEN
         status := 'orphaned';
     ELSIF overtaken AND unit ->> 'on_conflict' = 'branch' OR unit ->> 'on_conflict' = 'beside' THEN
         status := 'branched';
@@ -170,7 +173,7 @@ BEGIN
             RETURN json_build_object('status', 'deleted', 'deleted_at', died_at);
         END IF;
     END IF;
-    IF (unit ->> 'fenced')::boolean THEN
+    IF unit ? 'fenced' THEN
         SELECT * INTO head FROM charm_heads WHERE thread_id = thread AND checkpoint_ns = ns;
         IF is_stored AND head.checkpoint_id IS DISTINCT FROM id THEN
             RETURN json_build_object('status', 'conflict', 'head', charm_head_v1(head));
