@@ -47,6 +47,7 @@ SIZES: dict[str, Any] = {
     "unchanged_steps": 2,
     "cold_messages": 4,
     "cold_rounds": 1,
+    "offline_turns": 50,
 }
 TINY = Plan(name="tiny", **SIZES, far=Plan(**SIZES, delay=0.001))
 
@@ -107,7 +108,7 @@ def postgres() -> Iterator[Server]:
 
 @pytest.mark.parametrize(
     ("group", "scenario"),
-    [(name, scenario) for name, group in GROUPS.items() for scenario in group.scenarios],
+    [(name, scenario) for name in EXPECTED for scenario in GROUPS[name].scenarios],
 )
 def test_every_scenario_measures_every_saver(
     group: str, scenario: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -143,6 +144,21 @@ def test_every_scenario_measures_every_saver(
     for figure in figures:
         labels = map(figure.label, figure.samples)
         assert all(word in printed for word in (figure.title, figure.case, *labels))
+
+
+@pytest.mark.parametrize("scenario", GROUPS["replica"].scenarios)
+def test_what_a_replica_costs(scenario: str, tmp_path: Path, postgres: Server) -> None:
+    chosen = GROUPS["replica"]
+    savers = chosen.entrants(chosen.savers, COLOURS[:1])
+    run = Run(savers, chosen.peers, TINY, COLOURS[:1], DURABILITIES[:1], tmp_path, postgres)
+    figures = list(chosen.scenarios[scenario](run))
+    for figure in figures:
+        assert figure.target is not None
+        assert "charm-replica" in {
+            entrant.saver.name.removesuffix("-stale") for entrant in figure.samples
+        }
+        assert all(math.isfinite(sample) for taken in figure.samples.values() for sample in taken)
+    assert figures
 
 
 def _printed(figures: list[Figure]) -> str:

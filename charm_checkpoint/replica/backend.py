@@ -66,7 +66,12 @@ class ReplicaBackend:
         self.options = options or ReplicaOptions()
         self._front = Front(path)
         self._remote = Remote(remote, self._remote_changed)
-        self._shipper = Shipper(self._front, self._remote, self._deleted_elsewhere)
+        self._shipper = Shipper(
+            self._front,
+            self._remote,
+            on_conflict=lambda thread_id: self._waker.look_again(thread_id),
+            on_deleted=self._deleted_elsewhere,
+        )
         self._ready = False
         self._started = False
         self._unmeasured = 0
@@ -113,9 +118,12 @@ class ReplicaBackend:
     def close(self) -> None:
         deadline = time.monotonic() + self.options.flush_timeout
         if self._started and self._front.is_waiting():
-            # No longer than until the remote is found to be away.
+            # No longer than until the remote is found to be away, or to refuse all that is left.
             self._shipper.wait_for(
-                lambda: not self._front.is_waiting() or self._remote.offline is not None,
+                lambda: (
+                    self._remote.offline is not None
+                    or self._front.waiting().keys() <= self._shipper.refusals().keys()
+                ),
                 self.options.flush_timeout,
             )
             if self._front.is_waiting():

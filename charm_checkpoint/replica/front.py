@@ -131,7 +131,11 @@ class Front(SqliteBackend):
         removed = super().prune(thread_id, drop)
         with self._db.writing() as db:
             _forget(db, thread_id)
-            _forget_conflicts(db, thread_id)
+            gone = set(drop)
+            remove_conflicts(
+                db,
+                [c for c in list_conflicts(db, thread_id) if (c.namespace, c.tip_id) in gone],
+            )
         return removed
 
     # -- what the remote tells -------------------------------------------------------------------------------------
@@ -153,14 +157,16 @@ class Front(SqliteBackend):
         with self._db.writing() as db:
             known = _known(db, thread_id)
             waiting = outbox.waiting_of(db, thread_id)
-            if known.lacks(pulled.tombstone):
+            entries = pulled.entries
+            if pulled.tombstone is not None and known.lacks(pulled.tombstone):
                 if waiting:
                     return "waiting"
-                assert pulled.tombstone is not None
+                if known != asked:
+                    return "changed"
+                # What is there now was pulled whole, and takes its place in this transaction.
                 rows.delete_thread(db, thread_id, *pulled.tombstone[:2])
                 _forget(db, thread_id)
-                return "changed"
-            entries = pulled.entries
+                known = asked = _known(db, thread_id)
             if waiting or known != asked:
                 # What this device did may have been on its way when the answer was made.
                 entries = [entry for entry in entries if not _is_behind(db, entry)]

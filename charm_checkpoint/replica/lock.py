@@ -24,8 +24,10 @@ class ProcessLock(ForkAware):
         self._held: int | None = None
 
     def after_fork_in_child(self) -> None:
-        # The lock stays the parent's: it is given up when the last descriptor of it is closed.
-        self.release()
+        # The lock stays the parent's.
+        descriptor, self._held = self._held, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def acquire(self) -> bool:
         """Take it; False if somebody else has it."""
@@ -49,4 +51,9 @@ class ProcessLock(ForkAware):
         """Give it up; nothing happens if it is not held."""
         descriptor, self._held = self._held, None
         if descriptor is not None:
+            if sys.platform != "win32":
+                import fcntl
+
+                # A child forked in the middle of `acquire` has the descriptor, too, and no way to know of it.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)

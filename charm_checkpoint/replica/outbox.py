@@ -180,7 +180,8 @@ def batch(db: sqlite3.Connection, values: Values, *, skip: Collection[str] = ())
     roots: set[str] = set()
     later: set[str] = set()
     size = 0
-    for entry in _after_checkpoints([Entry(*columns) for columns in listed]):
+    for columns in listed:
+        entry = Entry(*columns)
         if entry.kind == "checkpoint" and (
             # Whether it becomes a branch is known when its writes were taken.
             entry.thread_id in claims
@@ -201,22 +202,33 @@ def batch(db: sqlite3.Connection, values: Values, *, skip: Collection[str] = ())
         if entry.kind == "checkpoint" and entry.namespace == "":
             roots.add(entry.thread_id)
         found.append(entry)
-    return found
+    return _in_order(found)
 
 
-def _after_checkpoints(entries: Sequence[Entry]) -> list[Entry]:
-    """Writes that came before their checkpoint, behind it: a remote where the thread was deleted takes only those."""
+def _in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """What stands on a checkpoint behind it: its writes, and the steps of subgraphs under it.
+
+    Runs may store them before it. A remote where the thread was deleted takes them only after it.
+    """
     places = {
-        (entry.thread_id, entry.namespace, entry.checkpoint_id): entry.seq
-        for entry in entries
+        (entry.thread_id, entry.namespace, entry.checkpoint_id): place
+        for place, entry in enumerate(entries)
         if entry.kind == "checkpoint"
     }
 
-    def order(entry: Entry) -> tuple[int, int]:
-        checkpoint = places.get((entry.thread_id, entry.namespace, entry.checkpoint_id), 0)
-        return max(entry.seq, checkpoint), entry.seq if entry.kind == "writes" else 0
+    def stored(thread_id: str, namespace: str, checkpoint_id: str) -> int:
+        place = places.get((thread_id, namespace, checkpoint_id), -1)
+        unit = entries[place].unit if place >= 0 else None
+        if namespace and isinstance(unit, PutCheckpoint) and unit.row.root_id is not None:
+            return max(place, places.get((thread_id, "", unit.row.root_id), -1))
+        return place
 
-    return sorted(entries, key=order)
+    def order(place: int) -> tuple[int, bool, int]:
+        entry = entries[place]
+        own = stored(entry.thread_id, entry.namespace, entry.checkpoint_id)
+        return max(place, own), entry.kind == "writes" or own > place, place
+
+    return [entries[place] for place in sorted(range(len(entries)), key=order)]
 
 
 def with_unit(

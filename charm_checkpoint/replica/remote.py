@@ -83,7 +83,11 @@ class Remote(ForkAware):
                 future.set_exception(error)
 
         # A thread of its own: a driver that hangs must not take a pool's with it, nor hold up the end of the program.
-        threading.Thread(target=run, name="charm-checkpoint-remote", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="charm-checkpoint-remote", daemon=True).start()
+        except RuntimeError:
+            # The interpreter is shutting down and starts no more threads.
+            return self.call(function)
         try:
             return future.result(max(timeout, 0.0))
         except FutureTimeoutError as late:

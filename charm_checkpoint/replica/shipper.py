@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from charm_checkpoint.backend import Backend, Outcome, PutCheckpoint, Scan, Unit
@@ -48,11 +49,20 @@ class Shipper(ForkAware):
     Args:
         front: Whose outbox.
         remote: Where to.
+        on_conflict: Told of threads that another device moved on first.
         on_deleted: Told of threads that turned out to be deleted elsewhere.
     """
 
-    def __init__(self, front: Front, remote: Remote, on_deleted: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        front: Front,
+        remote: Remote,
+        *,
+        on_conflict: Callable[[str], None],
+        on_deleted: Callable[[str], None],
+    ) -> None:
         super().__init__()
+        self._on_conflict = on_conflict
         self._front = front
         self._remote = remote
         self._on_deleted = on_deleted
@@ -69,11 +79,15 @@ class Shipper(ForkAware):
         self._thread: threading.Thread | None = None
         self._refused: dict[str, _Refusal] = {}
 
-    def kick(self, *, reopen: bool = True) -> None:
-        """Something was added to the outbox, or the remote is back. After `close` only `reopen` starts it again."""
+    def kick(self, *, reopen: bool = True) -> bool:
+        """Something was added to the outbox, or the remote is back. After `close` only `reopen` starts it again.
+
+        Returns:
+            False if there is no thread to do it: the interpreter is shutting down and starts no more.
+        """
         with self._changed:
             if self._closed and not reopen:
-                return
+                return False
             self._due = True
             self._closed = False
             if self._thread is None:
@@ -83,9 +97,9 @@ class Shipper(ForkAware):
                 try:
                     self._thread.start()
                 except RuntimeError:
-                    # The interpreter is shutting down. What waits is sent at the next start.
                     self._thread = None
             self._changed.notify_all()
+            return self._thread is not None
 
     def wait(self, thread_id: str | None, timeout: float | None) -> bool:
         """Wait until nothing of a thread (or at all) waits any more. False if `timeout` (seconds) ran out."""
@@ -96,9 +110,12 @@ class Shipper(ForkAware):
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             self._hurry = True
-        self.kick()
+        at_work = self.kick()
         while True:
             seen = self._steps
+            if not at_work:
+                with suppress(BackendUnavailable):
+                    self._take_turn()
             if done():
                 return True
             left = _LOOK if deadline is None else min(_LOOK, deadline - time.monotonic())
@@ -127,7 +144,7 @@ class Shipper(ForkAware):
 
     def refusals(self) -> dict[str, Exception]:
         """By thread, why the remote does not take what waits."""
-        return {thread_id: refusal.error for thread_id, refusal in self._refused.items()}
+        return {thread_id: refusal.error for thread_id, refusal in dict(self._refused).items()}
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
@@ -144,8 +161,11 @@ class Shipper(ForkAware):
             try:
                 self._ship_all()
             except Exception:
-                # The file cannot be read or written: what waits stays, and the program hears of it from its own calls.
+                # The file cannot be read or written: what waits stays, and is looked at again after a while.
                 logger.exception("%s: the outbox cannot be worked on", self._front.name)
+                with self._changed:
+                    self._due = not self._closed
+                    self._changed.wait_for(lambda: self._closed, _MAX_PAUSE)
         if self._closed:
             # Its last request may have come to an end after everything else was closed.
             self._front.close()
@@ -167,13 +187,11 @@ class Shipper(ForkAware):
             try:
                 rest = 0.0
                 if waiting := self._front.is_waiting():
-                    if not self._turn.acquire():
+                    taken = self._take_turn()
+                    if taken is None:
                         self._pause(_LOOK)
                         continue
-                    try:
-                        rest = self._ship_while_it_goes()
-                    finally:
-                        self._turn.release()
+                    rest = taken
                 if self._remote.offline is not None:
                     self._remote.call(lambda backend: backend.threads(limit=1))
                 elif not waiting:
@@ -183,6 +201,15 @@ class Shipper(ForkAware):
             except BackendUnavailable:
                 self._pause(pause * random.uniform(0.5, 1.0))
                 pause = min(pause * 2, _MAX_PAUSE)
+
+    def _take_turn(self) -> float | None:
+        """Send what goes. Returns how long to leave the rest alone, in seconds; `None`: another process is at it."""
+        if not self._turn.acquire():
+            return None
+        try:
+            return self._ship_while_it_goes()
+        finally:
+            self._turn.release()
 
     def _pause(self, seconds: float, *, or_news: bool = False) -> None:
         with self._changed:
@@ -246,6 +273,7 @@ class Shipper(ForkAware):
             for entry in entries
         ]
         for conflict in self._front.acknowledge(entries, told):
+            self._on_conflict(conflict.thread_id)
             if conflict.namespace == "":
                 logger.warning(
                     "thread %r was moved on by device %r first; what this device did in it since is a branch, listed "

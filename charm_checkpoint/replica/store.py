@@ -91,7 +91,10 @@ class ReplicaStore(CheckpointStore):
     def sync_status(self) -> SyncStatus:
         """Tell what waits, of which threads, and since when the store behind is away. Asks nobody."""
         status: SyncStatus = self._call(lambda backend: backend.sync_status())
-        return status._replace(remote=str(mask(status.remote)), last_error=mask(status.last_error))
+        threads = {t: w._replace(error=mask(w.error)) for t, w in status.threads.items()}
+        return status._replace(
+            remote=str(mask(status.remote)), last_error=mask(status.last_error), threads=threads
+        )
 
     def refresh(self, thread_id: str, timeout: float | None = None) -> None:
         """Bring where a thread is now to this device, so that it can be gone on with offline.

@@ -6,11 +6,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from charm_checkpoint.backend import Backend, CheckpointRow, Entry, HeadRow, Pulled, Snapshot
+from charm_checkpoint.backend import (
+    Backend,
+    CheckpointRow,
+    Entry,
+    HeadMark,
+    HeadRow,
+    Pulled,
+    Snapshot,
+)
 from charm_checkpoint.errors import BackendUnavailable
 from charm_checkpoint.fencing import Bounded
 from charm_checkpoint.replica.conflicts import Conflict
-from charm_checkpoint.replica.front import Front, Known, Lineage
+from charm_checkpoint.replica.front import Front, Lineage
 from charm_checkpoint.replica.options import ReplicaOptions
 from charm_checkpoint.replica.remote import Remote
 from charm_checkpoint.replica.shipper import Shipper
@@ -61,9 +69,15 @@ class Waker:
             # The shipper's thread finds out when it is back; nobody has to wait for that.
             self._shipper.kick()
             raise BackendUnavailable(str(away)) from away
-        return self._remote.ask(
-            function, self._options.wake_timeout if timeout is None else timeout
-        )
+        timeout = self._options.wake_timeout if timeout is None else timeout
+        if timeout <= 0:
+            # Used up by what had to be done before: that says nothing about the remote.
+            raise BackendUnavailable(f"{self._remote.backend.name}: no time is left to ask it")
+        return self._remote.ask(function, timeout)
+
+    def look_again(self, thread_id: str) -> None:
+        """Have the next wake ask the remote, whatever `max_staleness` says."""
+        self._looked.set(thread_id, float("-inf"))
 
     def wake(self, thread_id: str, *, once: bool = False) -> None:
         """Take over where a thread is now, if the remote can be asked.
@@ -104,7 +118,12 @@ class Waker:
             is_gone = known.lacks(pulled.tombstone)
             if not pulled.entries and not is_gone:
                 break
-            lineages = self._lineages(pulled, known, deadline)
+            if is_gone:
+                # What is there now is another life of the thread: nothing that is held counts.
+                pulled = self.ask(
+                    lambda backend: backend.pull(thread_id, ()), deadline - time.monotonic()
+                )
+            lineages = self._lineages(pulled, () if is_gone else known.held, deadline)
             gone = self._gone(thread_id, deadline) if is_gone else []
             verdict = self._front.adopt(thread_id, known, pulled, lineages)
             if gone:
@@ -132,8 +151,10 @@ class Waker:
             is None
         ]
 
-    def _lineages(self, pulled: Pulled, known: Known, deadline: float) -> list[Lineage]:
-        held = {(mark.head.namespace, mark.head.checkpoint_id) for mark in known.held}
+    def _lineages(
+        self, pulled: Pulled, marks: Sequence[HeadMark], deadline: float
+    ) -> list[Lineage]:
+        held = {(mark.head.namespace, mark.head.checkpoint_id) for mark in marks}
         found = []
         for thread_id, namespace, snapshot in pulled.entries:
             row = snapshot.checkpoint

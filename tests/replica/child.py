@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from langgraph.types import Command
+at_exit: list[Callable[[], None]] = []
 
-from charm_checkpoint.sqlite import SqliteBackend
-from charm_checkpoint.testing.scenarios import SCENARIOS
-from tests.core.support import commands, place, say
-from tests.replica.support import Device
+
+@atexit.register
+def _run_at_exit() -> None:
+    # Registered before the project is imported: it runs after the project's own exit handler.
+    for each in at_exit:
+        each()
+
+
+from langgraph.types import Command  # noqa: E402
+
+from charm_checkpoint.sqlite import SqliteBackend  # noqa: E402
+from charm_checkpoint.testing.scenarios import SCENARIOS  # noqa: E402
+from tests.core.support import commands, latest, place, put, say  # noqa: E402
+from tests.replica.support import Device  # noqa: E402
 
 
 def asking(device: Device) -> Any:
@@ -65,6 +77,16 @@ class Answers:
     def writes(self) -> int:
         """How many writes went to the remote."""
         return self.device.line.made.count("write")
+
+    def last_words(self) -> None:
+        """Save, read and send in an exit handler; some Pythons start no thread in it."""
+
+        def speak() -> None:
+            put(self.device.saver, place("last"), text="words")
+            assert latest(self.device.saver, "last") == {"text": "words"}
+            self.device.sync()
+
+        at_exit.append(speak)
 
     def interrupt(self, thread: str, durability: Any) -> Any:
         """Run until somebody is asked."""

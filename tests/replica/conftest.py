@@ -28,7 +28,7 @@ def device(tmp_path: Path) -> Iterator[MakeDevice]:
             remote = options.pop("remote", None) or SqliteBackend(tmp_path / "remote.db")
             made = Device(name, tmp_path / f"{name}.db", remote, **options)
             opened.callback(made.close)
-            opened.callback(made.line.open.set)
+            opened.callback(made.line.settle)
             return made
 
         yield make

@@ -41,6 +41,8 @@ class Line:
         """Called with a verb and its answer; may raise, as if the answer was lost, or answer something else."""
         self.made: list[str] = []
         """The verbs of the calls made or tried."""
+        self._under_way = 0
+        self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.backend, name)
@@ -48,21 +50,33 @@ class Line:
             return found
 
         def call(*args: Any, **options: Any) -> Any:
-            self.made.append(name)
-            self.open.wait(WAIT)
-            if self.cut:
-                raise BackendUnavailable("the line is cut")
-            if self.before:
-                self.before(name, args)
-            answer = found(*args, **options)
-            return self.after(name, answer) if self.after else answer
+            with self._lock:
+                self._under_way += 1
+                self.made.append(name)
+            try:
+                self.open.wait(WAIT)
+                if self.cut:
+                    raise BackendUnavailable("the line is cut")
+                if self.before:
+                    self.before(name, args)
+                answer = found(*args, **options)
+                return self.after(name, answer) if self.after else answer
+            finally:
+                with self._lock:
+                    self._under_way -= 1
 
         return call
 
     def trips(self) -> dict[str, int]:
         """How many calls of each verb were made since this was last asked, writes left out: they are nobody's wait."""
-        made, self.made = self.made, []
+        with self._lock:
+            made, self.made = self.made, []
         return dict(Counter(verb for verb in made if verb not in ("setup", "write")))
+
+    def settle(self) -> None:
+        """Let calls that hang come to their end, before what they go to is closed."""
+        self.open.set()
+        until(lambda: not self._under_way)
 
 
 class LineStore(CheckpointStore):

@@ -101,7 +101,8 @@ def test_charm_yaml(written: str, folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert store.flush(WAIT)
     assert store.thread("t").device == "laptop"
     assert Path("here.db").exists() == (written == "here.db")
-    assert LocalMemory({"path": "remote.db"}).load_messages("t") == TURN
+    with LocalMemory({"path": "remote.db"}) as behind:
+        assert behind.load_messages("t") == TURN
 
 
 def test_no_replica(folder: Path) -> None:
