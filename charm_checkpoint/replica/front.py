@@ -55,15 +55,22 @@ class Known(NamedTuple):
         """What to pull with."""
         return self.unsent + self.marks
 
-    def lacks(self, told: Tombstone | None) -> bool:
-        """Whether the remote tells of a deletion that this device does not know.
+    def is_gone(self, pulled: Pulled) -> bool:
+        """Whether a pull tells of a deletion that this device does not know.
 
-        When it was deleted is what tells one from another: the greatest deleted id may be that of a clock that was
-        ahead, from a deletion before. Without a tombstone nobody deleted the thread: the remote lost it, and gets it
-        back with the next step.
+        Without a tombstone nobody deleted the thread: the remote lost it, and gets it back with the next step.
         """
-        known = self.tombstone
-        return told is not None and (known is None or told.deleted_at != known.deleted_at)
+        told, known = pulled.tombstone, self.tombstone
+        if told is None:
+            return False
+        # The greatest deleted id may be that of a clock that was ahead, from a deletion before; and so may the time be.
+        emptied = not pulled.heads and any(":" not in mark.head.namespace for mark in self.marks)
+        return (
+            emptied
+            or known is None
+            or told.deleted_through > known.deleted_through
+            or told.deleted_at > known.deleted_at
+        )
 
 
 class Lineage(NamedTuple):
@@ -158,7 +165,7 @@ class Front(SqliteBackend):
             known = _known(db, thread_id)
             waiting = outbox.waiting_of(db, thread_id)
             entries = pulled.entries
-            if pulled.tombstone is not None and known.lacks(pulled.tombstone):
+            if pulled.tombstone is not None and known.is_gone(pulled):
                 if waiting:
                     return "waiting"
                 if known != asked:

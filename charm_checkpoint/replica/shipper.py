@@ -295,7 +295,8 @@ class Shipper(ForkAware):
             return outcome
         known = self._front.known(entry.thread_id)
         there = self._remote.call(lambda backend: backend.pull(entry.thread_id, known.held))
-        if known.lacks(there.tombstone):
+        here = known.tombstone
+        if there.tombstone and (here is None or there.tombstone.deleted_at != here.deleted_at):
             # It grew from a step that was refused, since the thread was deleted meanwhile: its id lies above all that
             # was deleted, so that the remote takes it for one whose parent was pruned.
             return Outcome("deleted")

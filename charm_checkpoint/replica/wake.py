@@ -115,7 +115,7 @@ class Waker:
                 deadline - time.monotonic(),
                 anyway=anyway,
             )
-            is_gone = known.lacks(pulled.tombstone)
+            is_gone = known.is_gone(pulled)
             if not pulled.entries and not is_gone:
                 break
             if is_gone:

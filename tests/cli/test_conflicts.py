@@ -27,7 +27,7 @@ def disagree(remote: Path, *, thread: str = "trip") -> None:
     url, own = f"sqlite:///{remote}", str(remote.with_name("own.db"))
     with open_store(url, device="phone") as phone:
         phone.append_messages(thread, say("We leave on Friday."))
-    config = {"replica": own, "device": "laptop", "busy_timeout": 0.05, "flush_timeout": 0}
+    config = {"replica": own, "device": "laptop", "busy_timeout": 0.05}
     with closing(sqlite3.connect(remote, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         with open_store(url, **config) as laptop:
