@@ -204,14 +204,16 @@ def test_another_process_sees_that_it_is_away(laptop: Device, device: MakeDevice
 
 def test_what_an_ended_process_said_is_not_said_for_ever(device: MakeDevice) -> None:
     first = device("laptop")
-    first.away()
     first.turn("one")
+    first.sync()
+    first.away()
+    first.said()
     first.close()
     again = device("laptop")
     assert again.sync_status().offline_since is not None, "nobody knows better yet"
-    again.turn("two")
-    again.sync()
+    again.said()
     assert again.sync_status().offline_since is None
+    assert device("laptop").sync_status().offline_since is None
 
 
 # -- what cannot be done -----------------------------------------------------------------------------------------------
@@ -278,6 +280,10 @@ def test_on_offline_raise(device: MakeDevice) -> None:
         with pytest.raises(BackendUnavailable, match="cut"):
             call()
     assert laptop.sync_status().waiting.entries == 0, "nothing of it was done"
+    laptop.line.trips()
+    with pytest.raises(BackendUnavailable):
+        laptop.said()
+    assert laptop.line.trips()["pull"] == 1, "it is not asked again and again"
     laptop.line.cut = False
     assert laptop.turn("two") == ["one", "re one", "two", "re two"]
 

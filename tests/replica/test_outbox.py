@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 import pytest
@@ -113,8 +113,8 @@ def test_writers_wait_for_another_process_that_sends(device: MakeDevice) -> None
     laptop = device("laptop", max_outbox=64 * KIB, outbox_timeout=WAIT)
     with ThreadPoolExecutor(1) as pool:
         writer = pool.submit(say, laptop, 20 * KIB, "late")
-        time.sleep(0.1)  # long enough for it to wait already, most times
-        assert not writer.done()
+        with pytest.raises(FutureTimeoutError):
+            writer.result(0.1)
         hung.set()
         writer.result(WAIT)
     assert "write" not in laptop.line.made or laptop.flush(WAIT)
