@@ -13,7 +13,7 @@ import pytest
 from charm_memory_postgres import PostgresBackend
 from tests.postgres.server import Server, installations
 
-OUR_TABLES = ("charm_checkpoints", "charm_heads", "charm_threads")
+OUR_TABLES = ("charm_checkpoints", "charm_heads", "charm_threads", "charm_labels")
 
 _numbers = count()
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from importlib import util
 from pathlib import Path
 
@@ -114,6 +115,15 @@ class Server:
             self._process.send_signal(how)
             self._process.wait()
             self._process = None
+
+    def signal(self, what: signal.Signals) -> None:
+        """Send it to all processes of the server."""
+        assert self._process is not None
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(each, what)
 
     def _is_ready(self) -> bool:
         try:

@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 from charm_checkpoint import CheckpointSaver
 from charm_checkpoint.backend import Backend
-from charm_memory_postgres import PostgresBackend, bases
+from charm_memory_postgres import PostgresBackend, backend, bases, steps
 from tests import test_differential as in_general
 from tests.postgres.conftest import empty
 from tests.test_differential import SameAsMemory
@@ -31,7 +31,7 @@ class OverPostgres(SameAsMemory):
 
 
 class OverPostgresDeltas(OverPostgres):
-    """Every value goes as a change where it can, however small."""
+    """Everything goes as a change or a quotation where it can, however small."""
 
 
 def _in_order(found: CheckpointTuple | None) -> CheckpointTuple | None:
@@ -118,9 +118,11 @@ def test_histories(
     monkeypatch.setattr(machine, "official", official, raising=False)
     original = in_general.shown
     monkeypatch.setattr(in_general, "shown", lambda found: original(_in_order(found)))
+    if machine is not OverPostgres:
+        monkeypatch.setattr(backend, "_FAR", 0.0)
+        monkeypatch.setattr(steps, "_MIN_BYTES", 1)
     if machine is OverPostgresDeltas:
         monkeypatch.setattr(bases, "_MIN_BYTES", 1)
-        monkeypatch.setattr(bases, "_MIN_BYTES_NEAR", 1)
     run_state_machine_as_test(
         machine,
         settings=settings(

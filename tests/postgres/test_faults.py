@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from charm_checkpoint.backend import Scan, ThreadQuery
 from charm_checkpoint.engine import RetryPolicy
 from charm_checkpoint.errors import (
     BackendCorrupt,
@@ -94,7 +95,7 @@ def test_every_other_verb_is_repeated(
     elif verb == "scan":
         assert len(list(saver.list(place()))) == 4
     elif verb == "threads":
-        assert len(saver.engine.call(lambda backend: backend.threads(limit=9))) == 1
+        assert len(saver.engine.call(lambda backend: backend.threads(ThreadQuery(limit=9)))) == 1
     elif verb == "delete":
         saver.delete_thread("thread")
         assert saver.get_tuple(place()) is None
@@ -350,7 +351,7 @@ def test_every_verb_is_one_round_trip(behind: PostgresBackend, proxy: Proxy) -> 
         lambda: behind.scan(_scan()),
         lambda: behind.pull("thread", ()),
         lambda: behind.lineage("thread", "", None, ["a"]),
-        lambda: behind.threads(limit=5),
+        lambda: behind.threads(ThreadQuery(limit=5)),
         lambda: behind.copy("thread", "copy", at=1.0),
         lambda: behind.prune("thread", [("", "1")]),
         lambda: behind.delete("thread", at=1.0),
@@ -362,8 +363,6 @@ def test_every_verb_is_one_round_trip(behind: PostgresBackend, proxy: Proxy) -> 
 
 
 def _scan() -> Any:
-    from charm_checkpoint.backend import Scan
-
     return Scan()
 
 

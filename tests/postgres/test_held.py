@@ -113,3 +113,11 @@ def test_what_is_remembered_is_bounded(ours: Watched, monkeypatch: pytest.Monkey
         assert blobs_of(ours.read(thread, "", None))["messages"][2] == BIG
         kept[thread] = ours.received == 0
     assert kept == {"c": True, "b": True, "a": False}
+
+
+def test_two_values_for_one_version_in_one_batch(ours: Watched) -> None:
+    """The first stays, and is what is read, though one transaction brought both."""
+    ours.setup()
+    first, other = (blob("messages", "a", value) for value in (BIG, OTHER))
+    store(ours, put("1", None, first), put("2", "1", other))
+    assert _value(ours) == BIG

@@ -12,6 +12,7 @@ import pytest
 from langgraph.checkpoint.postgres import PostgresSaver
 from psycopg.rows import dict_row
 
+from charm_checkpoint.backend import ThreadQuery
 from charm_checkpoint.testing.colours import place
 from charm_checkpoint.testing.rows import chain, head, ids, put, read
 from charm_memory_postgres import PostgresBackend
@@ -102,3 +103,29 @@ def test_a_foreign_step_beside_a_step(
         writing.result()
     assert ids(ours) == ["3", "2", "1"]
     assert head(ours) == "3"
+
+
+def test_a_step_beside_a_foreign_question_to_it(
+    ours: PostgresBackend, open_transaction: psycopg.Connection[Any], meanwhile: Any
+) -> None:
+    """Neither sees the other's rows as they begin, and the thread is still found to wait."""
+    writes = [("__interrupt__", "one or two?")]
+    PostgresSaver(open_transaction).put_writes(place("thread", "2"), writes, "task")
+    writing = meanwhile(lambda: ours.write([put("2", "1", fenced=True)]))
+    open_transaction.commit()
+    assert [outcome.status for outcome in writing.result()] == ["stored"]
+    assert [row.thread_id for row in ours.threads(ThreadQuery(status="interrupted"))] == ["thread"]
+
+
+def test_a_foreign_question_to_a_step_beside_it(
+    database: str, ours: PostgresBackend, open_transaction: psycopg.Connection[Any], meanwhile: Any
+) -> None:
+    message = encode([put("2", "1", fenced=True)], None)
+    open_transaction.execute("SELECT charm_write_v1(%s::jsonb, %b)", message)
+    with psycopg.connect(database, autocommit=True, row_factory=dict_row) as connection:
+        official = PostgresSaver(connection)
+        writes = [("__interrupt__", "one or two?")]
+        writing = meanwhile(lambda: official.put_writes(place("thread", "2"), writes, "task"))
+        open_transaction.commit()
+        writing.result()
+    assert [row.thread_id for row in ours.threads(ThreadQuery(status="interrupted"))] == ["thread"]

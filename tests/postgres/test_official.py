@@ -24,7 +24,7 @@ from psycopg.rows import dict_row
 from typing_extensions import TypedDict
 
 import charm_memory_postgres
-from charm_checkpoint.backend import Scan
+from charm_checkpoint.backend import Scan, ThreadQuery
 from charm_checkpoint.errors import BackendCorrupt, ThreadConflictError, ThreadDeletedError
 from charm_checkpoint.saver import CheckpointSaver
 from charm_checkpoint.testing.colours import Driver, grow, place
@@ -250,9 +250,12 @@ def test_a_database_that_the_official_saver_filled(empty_database: str) -> None:
         )
 
         ours = CheckpointSaver(PostgresBackend(empty_database), device="laptop")
-        rows = ours.engine.call(lambda backend: backend.threads(limit=10))
+        rows = ours.engine.call(lambda backend: backend.threads(ThreadQuery(limit=10)))
         assert [row.thread_id for row in rows] == ["thread 0", "thread 2", "thread 1"]
-        assert ["__interrupt__" in row.pending for row in rows] == [False, True, True]
+        assert [row.status for row in rows] == ["idle", "interrupted", "interrupted"]
+        labelled = ThreadQuery(labels={"run_id": "run-1"})
+        page = ours.engine.call(lambda backend: backend.threads(labelled))
+        assert [row.thread_id for row in page] == ["thread 1"]
         assert all(row.created_at <= row.updated_at for row in rows)
         assert {head.device for row in rows for head in row.heads} == {"another saver"}
         page = ours.engine.call(lambda backend: backend.scan(Scan(run_ids=("run-1",))))
@@ -291,7 +294,7 @@ def test_the_tables_of_a_shallow_saver_are_refused(empty_database: str) -> None:
         assert tables.fetchall() == []
     backend = PostgresBackend(empty_database, schema="of its own")
     backend.setup()
-    assert list(backend.threads(limit=1)) == []
+    assert list(backend.threads(ThreadQuery(limit=1))) == []
     backend.close()
 
 
@@ -366,7 +369,7 @@ async def test_a_foreign_deletion_leaves_a_tombstone(
 ) -> None:
     first = await grow(ours, place(), {"a": [1]})
     official.delete_thread("thread")
-    assert list(ours.engine.call(lambda backend: backend.threads(limit=9))) == []
+    assert list(ours.engine.call(lambda backend: backend.threads(ThreadQuery(limit=9)))) == []
     before = time.time()
     with pytest.raises(ThreadDeletedError) as refused:
         await grow(ours, first)
@@ -408,7 +411,7 @@ def test_truncating_the_tables_forgets_the_threads(database: str, ours: Checkpoi
     chat(ours).invoke(turn("hi"), place())
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("TRUNCATE checkpoints, checkpoint_blobs, checkpoint_writes")
-    assert list(ours.engine.call(lambda backend: backend.threads(limit=9))) == []
+    assert list(ours.engine.call(lambda backend: backend.threads(ThreadQuery(limit=9)))) == []
     assert ours.get_tuple(place()) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ from typing_extensions import TypedDict
 
 from charm_checkpoint.errors import BackendError, BackendUnavailable
 from charm_checkpoint.testing.colours import place
+from charm_checkpoint.testing.rows import chain, ids, put
 from charm_checkpoint.testing.scenarios import SCENARIOS, chat, turn
 from charm_memory_postgres import PostgresBackend, PostgresMemory
+from charm_memory_postgres.connections import Connections
 from tests.postgres.proxy import Proxy
 from tests.postgres.server import Server, installations
 
@@ -128,3 +131,50 @@ def test_what_the_server_refuses_is_not_repeated(own_server: Server) -> None:
             backend.setup()
         assert not isinstance(refused.value, BackendUnavailable)
         assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the server's processes in /proc")
+def test_a_server_that_hangs(own_server: Server) -> None:
+    """Its machine goes on taking bytes and connections. It is given up, and serves again when it comes back."""
+    backend = PostgresBackend(own_server.url(), schema="hangs", timeout=1, answer_timeout=0.5)
+    backend.setup()
+    chain(backend, "1")
+    own_server.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(BackendUnavailable, match=r"nothing was heard for 0\.5 s"):
+            backend.write([put("2", "1", fenced=True)])
+        with pytest.raises(BackendUnavailable, match="cannot be reached"):
+            ids(backend)
+    finally:
+        own_server.signal(signal.SIGCONT)
+    assert [outcome.status for outcome in backend.write([put("2", "1", fenced=True)])] == ["stored"]
+    assert ids(backend) == ["2", "1"]
+    backend.close()
+
+
+def test_what_may_take_any_time_is_waited_for(own_server: Server) -> None:
+    backend = PostgresBackend(own_server.url(), schema="patient", answer_timeout=0.3)
+    backend.setup()
+    chain(backend, "1", "2")
+    with ThreadPoolExecutor(1) as pool:
+        with psycopg.connect(own_server.url()) as busy:
+            busy.execute("SELECT patient.charm_lock_v1('thread')")
+            pruning = pool.submit(backend.prune, "thread", [("", "1")])
+            with pytest.raises(BackendUnavailable, match=r"nothing was heard for 0\.3 s"):
+                backend.write([put("3", "2", fenced=True)])
+            assert not pruning.done()
+        assert pruning.result() == 1
+    backend.close()
+
+
+def test_a_server_that_is_slow_and_not_silent(own_server: Server) -> None:
+    connections = Connections(own_server.url(), size=1, timeout=1, patience=0.5)
+    slowly = "DO $$ BEGIN FOR n IN 1 .. 5 LOOP PERFORM pg_sleep(0.2); RAISE NOTICE 'still here'; END LOOP; END $$"
+    with connections.lend() as connection:
+        connection.execute(slowly)
+    with (
+        pytest.raises(BackendUnavailable, match="nothing was heard"),
+        connections.lend() as connection,
+    ):
+        connection.execute("SELECT pg_sleep(60)")
+    connections.close()

@@ -14,6 +14,7 @@ from langgraph.checkpoint.postgres import PostgresSaver
 from psycopg.rows import dict_row
 
 from charm_checkpoint import open_store
+from charm_checkpoint.backend import ThreadQuery
 from charm_checkpoint.errors import (
     BackendCorrupt,
     BackendReadOnly,
@@ -58,7 +59,7 @@ def test_sixteen_processes_at_once(empty_database: str) -> None:
 
     in_children(*[run] * 16)
     backend = PostgresBackend(empty_database)
-    assert len(backend.threads(limit=100)) == 16
+    assert len(backend.threads(ThreadQuery(limit=100))) == 16
     backend.close()
 
 
@@ -150,7 +151,7 @@ def test_a_schema_of_its_own(empty_database: str, schema: str) -> None:
     assert {row[1] for row in objects(empty_database) if row[1]} == {schema, "public"}
     for backend in backends:
         assert backend.delete("thread", at=1.0)
-        assert backend.threads(limit=9) == []
+        assert backend.threads(ThreadQuery(limit=9)) == []
         backend.close()
 
 

@@ -11,13 +11,14 @@ from charm_checkpoint.backend import Backend
 from charm_checkpoint.testing import (
     BackendContract,
     IdContract,
+    ListingContract,
     PullContract,
     ReadContract,
     SyncContract,
     ThreadContract,
     WriteContract,
 )
-from charm_memory_postgres import PostgresBackend
+from charm_memory_postgres import PostgresBackend, backend, bases, steps
 from tests.postgres.conftest import database_with_tables, empty, in_database
 from tests.postgres.server import Server
 
@@ -36,20 +37,35 @@ def test_its_order_of_text_is_not_that_of_bytes(english_database: psycopg.Connec
 class Older:
     @pytest.fixture
     def backend(
-        self, older_server: Server, english_database: psycopg.Connection
+        self,
+        older_server: Server,
+        english_database: psycopg.Connection,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> Iterator[Backend]:
         empty(english_database)
+        # What is done for a server that is far away, too.
+        monkeypatch.setattr(backend, "_FAR", 0.0)
+        monkeypatch.setattr(steps, "_MIN_BYTES", 1)
+        monkeypatch.setattr(bases, "_MIN_BYTES", 1)
         self.url = in_database(older_server.url(), english_database.info.dbname)
-        backend = PostgresBackend(self.url)
-        yield backend
-        backend.close()
+        opened = PostgresBackend(self.url)
+        yield opened
+        opened.close()
 
     def reopen(self, backend: Backend) -> Backend:
         return PostgresBackend(self.url)
 
 
 # What the server's functions do. The rest is what the saver makes of it, on any server.
-_ROWS = (WriteContract, ReadContract, ThreadContract, PullContract, SyncContract, IdContract)
+_ROWS = (
+    WriteContract,
+    ReadContract,
+    ListingContract,
+    ThreadContract,
+    PullContract,
+    SyncContract,
+    IdContract,
+)
 
 
 class TestOlderPostgres(Older, *_ROWS):

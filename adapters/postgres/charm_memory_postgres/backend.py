@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import errors, sql
 
 from charm_checkpoint.backend import (
     Ancestor,
-    Entry,
     HeadMark,
     Outcome,
     Page,
     Pulled,
-    PutCheckpoint,
     Scan,
     Snapshot,
-    ThreadCursor,
+    ThreadQuery,
     ThreadRow,
     Unit,
 )
@@ -29,6 +27,9 @@ from charm_memory_postgres.bases import Bases
 from charm_memory_postgres.connections import Connections
 from charm_memory_postgres.errors import NOT_THE_BASE
 from charm_memory_postgres.schema import prepare
+
+if TYPE_CHECKING:
+    from charm_memory_postgres.official import OfficialDatabase
 
 __all__ = ["PostgresBackend"]
 
@@ -46,7 +47,9 @@ class PostgresBackend:
         url: A URL or keywords, as libpq takes them.
         schema: Where the tables are; made if missing.
         pool_size: Connections at most.
-        timeout: Seconds to wait for the server, or for a connection.
+        timeout: Seconds to wait for the server to take a connection, or for one of those there are.
+        answer_timeout: Seconds without a byte from the server after which it is taken to hang. What may take any time
+            (making tables, `delete`, `copy`, `prune`) is waited for.
         migrate: `"auto"`, or `"check"` to alter nothing.
 
     Raises:
@@ -60,16 +63,19 @@ class PostgresBackend:
         schema: str = "public",
         pool_size: int = 10,
         timeout: float = 10.0,
+        answer_timeout: float = 60.0,
         migrate: str = "auto",
     ) -> None:
-        self._connections = Connections(url, size=pool_size, timeout=timeout)
+        self._connections = Connections(
+            url, size=pool_size, timeout=timeout, patience=answer_timeout
+        )
         # Some connections are left for readers.
         self._most_parallel_writes = max(1, min(_PARALLEL_WRITES, pool_size - 2))
         self._shortest_call = float("inf")
         self._bases = Bases()
         self._schema = schema
         quoted = sql.Identifier(schema).as_string().replace("%", "%%")
-        self._place = f"{quoted}."
+        self._place = "public." if schema == "public" else f"{quoted}."  # said in each call
         self._migrate = migrate
 
     @property
@@ -79,8 +85,20 @@ class PostgresBackend:
 
     @property
     def parallel_writes(self) -> int:
-        """How many writes at once are of use: one, if the server has ever answered too soon to be far away."""
-        return 1 if self._shortest_call < _FAR else self._most_parallel_writes
+        """How many writes at once are of use."""
+        return 1 if self._is_near else self._most_parallel_writes
+
+    @property
+    def _is_near(self) -> bool:
+        """Whether the server has ever answered too soon to be far away."""
+        return self._shortest_call < _FAR
+
+    def official(self) -> OfficialDatabase | None:
+        """The tables of LangGraph's PostgresSaver as they are, if nothing else was made there; alters nothing."""
+        from charm_memory_postgres.official import OfficialDatabase
+
+        found = OfficialDatabase(self._connections, self._schema)
+        return found if found.is_there() else None
 
     def setup(self) -> None:
         prepare(self._connections, self._schema, self._migrate)
@@ -95,21 +113,17 @@ class PostgresBackend:
             return []
         with self._connections.lend() as connection:
             try:
-                message = wire.encode(units, self._bases, near=_is_near(connection))
+                message = wire.encode(units, self._bases, near=self._is_near)
                 told = self._write(connection, message)
             except errors.DatabaseError as error:
                 if error.sqlstate != NOT_THE_BASE:
                     raise
                 # The server lost a base, or somebody replaced it: send everything whole.
                 told = self._write(connection, wire.encode(units, None))
-        for unit, each in zip(units, told, strict=True):
-            if isinstance(unit, PutCheckpoint) and each["status"] in ("stored", "branched"):
-                for blob in unit.blobs:
-                    self._bases.remember(unit.thread_id, unit.namespace, blob, each.get("xid"))
-        return [wire.outcome(each) for each in told]
+        return wire.outcomes(units, told, self._bases)
 
     def _write(self, connection: Any, message: wire.Message) -> Any:
-        return self._call(connection, "charm_write_v1(%s::jsonb, %b)", *message)[0]
+        return self._call(connection, "charm_write_v1(%s,%b)", *message)[0]
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -118,41 +132,25 @@ class PostgresBackend:
         with self._connections.lend() as connection:
             rows = self._rows(
                 connection,
-                "charm_read_v1(%s, %s, %s, %s::jsonb)",
+                "charm_read_v1(%s,%s,%s,%s)",
                 thread_id,
                 namespace,
                 checkpoint_id,
-                wire.blobs_held(held),
+                json.dumps(wire.blobs_held(held)),
             )
-        facts = wire.info(rows)
-        for entry in wire.entries(rows, self._bases, held):
-            return entry.snapshot._replace(**facts)
-        return Snapshot(**facts)
+        return wire.snapshot(rows, self._bases, held)
 
     def pull(self, thread_id: str, held: Sequence[HeadMark]) -> Pulled:
         with self._connections.lend() as connection:
             rows = self._rows(
-                connection, "charm_pull_v1(%s, %s::jsonb)", thread_id, wire.held(held)
+                connection, "charm_pull_v1(%s, %s::jsonb)", thread_id, json.dumps(wire.held(held))
             )
         return wire.pulled(rows, self._bases)
 
     def scan(self, query: Scan) -> Page:
-        asked = {
-            "thread": query.thread_id,
-            "ns": query.namespace,
-            "id": query.checkpoint_id,
-            "before": query.before,
-            "runs": query.run_ids,
-            "after": query.after,
-            "limit": query.limit,
-            "values": query.values,
-            "max_bytes": _PAGE_BYTES,
-        }
-        told = json.dumps({key: value for key, value in asked.items() if value is not None})
+        asked = json.dumps(wire.scan_asked(query, _PAGE_BYTES))
         with self._connections.lend() as connection:
-            rows = self._rows(connection, "charm_scan_v1(%s::jsonb)", told)
-        entries = wire.entries(rows)
-        return Page(entries, _key(entries[-1]) if wire.info(rows)["more"] else None)
+            return wire.page(self._rows(connection, "charm_scan_v1(%s::jsonb)", asked))
 
     def lineage(
         self, thread_id: str, namespace: str, checkpoint_id: str | None, channels: Sequence[str]
@@ -168,28 +166,23 @@ class PostgresBackend:
             )
         return wire.lineage(rows)
 
-    def threads(
-        self, *, limit: int, after: ThreadCursor | None = None, thread_id: str | None = None
-    ) -> Sequence[ThreadRow]:
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
+        asked = wire.threads_asked(query)
+        if asked is None:
+            return []
         with self._connections.lend() as connection:
-            [told] = self._call(
-                connection,
-                "charm_threads_v1(%s::integer, %s::float8, %s, %s)",
-                limit,
-                *(after or (None, None)),
-                thread_id,
-            )
+            [told] = self._call(connection, "charm_threads_v1(%s::jsonb)", json.dumps(asked))
         return [wire.thread_row(each) for each in told or ()]
 
     # -- deleting and copying --------------------------------------------------------------------------------------
 
     def delete(self, thread_id: str, *, at: float) -> bool:
-        with self._connections.lend() as connection:
+        with self._connections.lend(patient=True) as connection:
             [deleted] = self._call(connection, "charm_delete_v1(%s, %s::float8)", thread_id, at)
         return bool(deleted)
 
     def copy(self, source: str, target: str, *, at: float) -> None:
-        with self._connections.lend() as connection:
+        with self._connections.lend(patient=True) as connection:
             [told] = self._call(connection, "charm_copy_v1(%s, %s, %s::float8)", source, target, at)
         if told == "missing":
             raise ThreadNotFoundError(f"thread {source!r} has no checkpoints to copy")
@@ -199,12 +192,12 @@ class PostgresBackend:
             )
 
     def prune(self, thread_id: str, drop: Sequence[tuple[str, str]]) -> int:
-        doomed: dict[str, list[str]] = {}
-        for namespace, checkpoint_id in drop:
-            doomed.setdefault(namespace, []).append(checkpoint_id)
-        with self._connections.lend() as connection:
+        with self._connections.lend(patient=True) as connection:
             [went] = self._call(
-                connection, "charm_prune_v1(%s, %s::jsonb)", thread_id, json.dumps(doomed)
+                connection,
+                "charm_prune_v1(%s, %s::jsonb)",
+                thread_id,
+                json.dumps(wire.doomed(drop)),
             )
         return int(went)
 
@@ -222,13 +215,3 @@ class PostgresBackend:
         cursor = connection.execute(query, arguments, binary=True)
         self._shortest_call = min(self._shortest_call, time.monotonic() - began)
         return cursor
-
-
-def _is_near(connection: Any) -> bool:
-    address = connection.info.hostaddr  # empty for a Unix socket
-    return not address or address == "::1" or address.startswith("127.")
-
-
-def _key(entry: Entry) -> tuple[str, str, str]:
-    assert entry.snapshot.checkpoint is not None
-    return entry.snapshot.checkpoint.checkpoint_id, entry.thread_id, entry.namespace

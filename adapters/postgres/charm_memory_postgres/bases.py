@@ -5,18 +5,20 @@ The next value can be sent as a change to it, and if it is still the one that is
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from charm_checkpoint import delta
-from charm_checkpoint.backend import BlobRow
+from charm_checkpoint.backend import SEALED, BlobRow
 from charm_checkpoint.forks import ForkAware
+from charm_memory_postgres.steps import Steps
 
-__all__ = ["Bases", "Change", "Held"]
+__all__ = ["Bases", "Change", "Held", "digest"]
 
 # Of a smaller value, what it takes to tell about it is not worth it.
 _MIN_BYTES = 1024
@@ -40,7 +42,7 @@ class Change(NamedTuple):
     base: str
     """The earlier version."""
     digest: str
-    """SHA-256 of the whole value, in hex."""
+    """Of the whole value."""
     head: int
     start: int
     length: int
@@ -49,11 +51,20 @@ class Change(NamedTuple):
     """`head` bytes, and the others that are new."""
 
 
+def digest(pieces: Iterable[bytes]) -> str:
+    """What bytes are known by that are rebuilt on the server: the first 15 of their SHA-256, in base64."""
+    hashed = hashlib.sha256()
+    for piece in pieces:
+        hashed.update(piece)
+    return base64.b64encode(hashed.digest()[:15]).decode()
+
+
 class Bases(ForkAware):
     """Bounded, thread-safe. Whether the server still holds a base is found out by using it."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.steps = Steps()
         self._recent: OrderedDict[tuple[str, str], dict[str, Held]] = OrderedDict()
         self._size = 0
         self.after_fork_in_child()
@@ -90,7 +101,7 @@ class Bases(ForkAware):
             blob: The new value.
             near: The server is on this machine.
         """
-        if len(blob.data) < (_MIN_BYTES_NEAR if near else _MIN_BYTES):
+        if len(blob.data) < (_MIN_BYTES_NEAR if near else _MIN_BYTES) or blob.type.endswith(SEALED):
             return None
         base = self.held(thread_id, namespace).get(blob.channel)
         if base is None or base.blob.version == blob.version:
@@ -99,6 +110,5 @@ class Bases(ForkAware):
         if encoded is None:
             return None
         _, _, head, start, length, rest = _FIELDS.unpack_from(encoded)
-        digest = hashlib.sha256(blob.data).hexdigest()
         data = encoded[_FIELDS.size :]
-        return Change(base.blob.version, digest, head, start, length, rest, data)
+        return Change(base.blob.version, digest([blob.data]), head, start, length, rest, data)

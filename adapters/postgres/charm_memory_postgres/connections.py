@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import pq
@@ -22,7 +22,12 @@ from charm_checkpoint.errors import BackendUnavailable, ConfigError
 from charm_checkpoint.forks import ForkAware
 from charm_memory_postgres.errors import connect_error, translate
 
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+
 __all__ = ["Connections"]
+
+T = TypeVar("T")
 
 _DEFAULTS: dict[str, Any] = {
     "application_name": "charm-checkpoint",
@@ -36,19 +41,54 @@ _DEFAULTS: dict[str, Any] = {
 _inherited: list[psycopg.Connection[Any]] = []
 
 
+class _SilentError(psycopg.OperationalError):
+    """The server was asked something and says nothing."""
+
+
+class _Connection(psycopg.Connection[Any]):
+    """Gives up on a server that hangs. Its machine goes on taking bytes, so that no TCP timeout notices."""
+
+    patience: float | None = None
+    """Seconds without a byte either way while an answer is due; `None`: for ever."""
+
+    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
+        return super().wait(
+            _impatient(gen, self.patience) if self.patience else gen, *args, **kwargs
+        )
+
+
+def _impatient(gen: PQGen[T], patience: float) -> PQGen[T]:
+    """Stands between psycopg and what it waits for. Nothing is ready only after a tenth of a second of silence."""
+    silent_since = 0.0
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if ready:
+                silent_since = 0.0
+            elif not silent_since:
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since > patience:
+                raise _SilentError(f"nothing was heard for {patience:g} s")
+            wanted = gen.send(ready)
+    except StopIteration as ended:
+        return ended.value  # type: ignore[no-any-return]
+
+
 class Connections(ForkAware):
     """Lends connections in autocommit mode, without prepared statements, at most `size` at a time.
 
     Args:
         url: A URL or keywords, as libpq takes them.
         size: How many may be open.
-        timeout: Seconds to wait for the server, or for a connection that others use.
+        timeout: Seconds to wait for the server to take a connection, or for one that others use.
+        patience: Seconds without a byte from the server after which it is taken to hang.
 
     Raises:
         ConfigError: `url` is not valid.
     """
 
-    def __init__(self, url: str, *, size: int, timeout: float) -> None:
+    def __init__(self, url: str, *, size: int, timeout: float, patience: float = 60.0) -> None:
         super().__init__()
         try:
             given = conninfo_to_dict(url)
@@ -67,7 +107,8 @@ class Connections(ForkAware):
         self.name = _name(given)
         self._size = size
         self._timeout = timeout
-        self._idle: list[psycopg.Connection[Any]] = []
+        self._patience = patience
+        self._idle: list[_Connection] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -80,17 +121,24 @@ class Connections(ForkAware):
         self._reset()
 
     @contextmanager
-    def lend(self) -> Iterator[psycopg.Connection[Any]]:
+    def lend(self, *, patient: bool = False) -> Iterator[psycopg.Connection[Any]]:
         """A connection that was alive a moment ago, with errors made this project's.
 
+        Args:
+            patient: For work that may take any time: wait for ever.
+
         Raises:
-            BackendUnavailable: The server cannot be reached, or all connections were in use for `timeout` seconds.
+            BackendUnavailable: The server cannot be reached, or says nothing for `patience` seconds, or all connections
+                were in use for `timeout` seconds.
             BackendError: The server refused, or as `translate` says.
         """
         connection = self._take()
+        connection.patience = None if patient else self._patience
         try:
             yield connection
         except psycopg.Error as error:
+            if isinstance(error, _SilentError):
+                self.close()  # the others would only be waited for as long
             raise translate(error, self.name) from error
         finally:
             self._give_back(connection)
@@ -103,7 +151,7 @@ class Connections(ForkAware):
         for connection in idle:
             connection.close()
 
-    def _take(self) -> psycopg.Connection[Any]:
+    def _take(self) -> _Connection:
         deadline = time.monotonic() + self._timeout
         with self._changed:
             while True:
@@ -122,14 +170,14 @@ class Connections(ForkAware):
                         "pool_size"
                     )
         try:
-            return psycopg.connect(autocommit=True, prepare_threshold=None, **self._parameters)
+            return _Connection.connect(autocommit=True, prepare_threshold=None, **self._parameters)
         except BaseException as error:
             self._forget()
             if isinstance(error, psycopg.Error):
                 raise connect_error(error, self.name) from error
             raise
 
-    def _give_back(self, connection: psycopg.Connection[Any]) -> None:
+    def _give_back(self, connection: _Connection) -> None:
         if connection.info.transaction_status == pq.TransactionStatus.IDLE:
             with self._changed:
                 self._idle.append(connection)

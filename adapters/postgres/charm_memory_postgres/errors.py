@@ -14,31 +14,12 @@ from charm_checkpoint.errors import (
     BackendReadOnly,
     BackendUnavailable,
 )
+from charm_memory_postgres.states import error_of
 
 __all__ = ["NOT_THE_BASE", "connect_error", "translate"]
 
 NOT_THE_BASE = "CH001"
 """Raised by `charm_put_checkpoint_v1`: the server does not hold what a value was sent as a change to."""
-
-# Classes and codes after which the same call may succeed: the connection or the server went away, another transaction
-# was in the way, or an administrator cancelled.
-_PASSING = (
-    "08",
-    "40001",
-    "40003",
-    "40P01",
-    "53300",
-    "55P03",
-    "57014",
-    "57P01",
-    "57P02",
-    "57P03",
-    "57P05",
-    "25P03",
-)
-_FULL = ("53100", "53200", "53400", "54023")
-_READ_ONLY = ("25006", "42501")
-_CORRUPT = ("3F000", "42P01", "42703", "42883", "XX001", "XX002")
 
 # libpq has no codes for connections that fail, only the server's text. A server that refuses is final, unless it says
 # that it is starting, stopping or busy; in a language not known here, it is taken as passing.
@@ -53,18 +34,19 @@ def translate(error: psycopg.Error, name: str) -> BackendError:
     state = error.sqlstate or ""
     if not state and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         return BackendUnavailable(f"{name}: the connection was lost ({told})")
-    if state.startswith(_PASSING):
-        return BackendUnavailable(f"{name} cannot answer now ({told})")
-    if state in _FULL:
-        return BackendFull(f"{name} has no room left; nothing of this step was stored ({told})")
-    if state in _READ_ONLY:
-        return BackendReadOnly(
+    kind = error_of(state)
+    if kind is BackendUnavailable:
+        return kind(f"{name} cannot answer now ({told})")
+    if kind is BackendFull:
+        return kind(f"{name} has no room left; nothing of this step was stored ({told})")
+    if kind is BackendReadOnly:
+        return kind(
             f"{name} cannot be written ({told}). A standby is read only; a role needs SELECT, INSERT, UPDATE and "
             "DELETE on the tables, and EXECUTE on the charm_ functions, which is what `charm-checkpoint sql postgres "
             "--role` grants"
         )
-    if state in _CORRUPT:
-        return BackendCorrupt(
+    if kind is BackendCorrupt:
+        return kind(
             f"{name}: the tables are damaged, were changed by hand, or come from another release ({told})"
         )
     return BackendError(f"{name}: {told}")

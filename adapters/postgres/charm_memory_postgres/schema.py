@@ -11,15 +11,13 @@ from psycopg import errors, sql
 
 from charm_checkpoint.errors import BackendCorrupt, BackendReadOnly
 from charm_memory_postgres.connections import Connections
+from charm_memory_postgres.wire import VERSION
 
-__all__ = ["MIGRATE", "prepare", "script"]
+__all__ = ["MIGRATE", "VERSION", "prepare", "script", "statements"]
 
 MIGRATE = ("auto", "check")
 
-# Raised whenever a file in sql/ changes. A function keeps its answer under its version for good, so that releases
-# before and after a change work side by side.
-VERSION = 2
-_FILES = ("tables", "foreign", "write", "read", "threads")
+_FILES = ("tables", "listing", "foreign", "write", "read", "threads")
 # LangGraph's migration that added the last column used here.
 _LANGGRAPH_VERSION = 9
 _LOCK = 0x4368726D  # "Chrm"
@@ -58,6 +56,7 @@ def prepare(connections: Connections, schema: str, migrate: str) -> None:
             raise BackendReadOnly(
                 f"{connections.name} has not the tables and functions of this release; {hint}"
             )
+    with connections.lend(patient=True) as connection:
         for attempt in range(_ATTEMPTS):
             try:
                 _migrate(connection, connections.name, schema)
@@ -79,16 +78,16 @@ def script(schema: str = "public", role: str | None = None) -> str:
         schema: Where the tables go; made if missing.
         role: Gets the right to use them.
     """
-    statements = [
+    lines = [
         "BEGIN;",
         "SET LOCAL client_encoding = 'UTF8';",
         "SET LOCAL client_min_messages = warning;",  # not what was there already
         f"DO 'BEGIN PERFORM pg_advisory_xact_lock({_LOCK}); END';",  # a SELECT would print a row
-        _statements(schema),
+        *statements(schema),
     ]
     if role is not None:
-        statements.append(_grants(schema, role))
-    return "\n".join([*statements, "COMMIT;\n"])
+        lines.append(_grants(schema, role))
+    return "\n".join([*lines, "COMMIT;\n"])
 
 
 def _is_ready(connection: psycopg.Connection[Any], schema: str) -> bool:
@@ -123,30 +122,38 @@ def _migrate(connection: psycopg.Connection[Any], name: str, schema: str) -> Non
             connection, schema
         ):
             return
-        connection.execute(_statements(schema).encode())
+        connection.execute("\n".join(statements(schema)).encode())
 
 
-def _statements(schema: str) -> str:
+def statements(schema: str, *, local: bool = True) -> list[str]:
+    """What makes the tables and functions, or upgrades them; sets the search_path.
+
+    Args:
+        schema: Where they go; made if missing.
+        local: Whether the search_path ends with the transaction, which there has to be.
+    """
     from langgraph.checkpoint.postgres.base import MIGRATIONS
 
     quoted = sql.Identifier(schema).as_string()
     # Not CREATE … IF NOT EXISTS, which wants the right to create even where nothing has to be.
     make = f"BEGIN IF to_regnamespace({_literal(quoted)}) IS NULL THEN CREATE SCHEMA {quoted}; END IF; END"
-    statements = [
+    lines = [
         f"DO {_literal(make)};",
         # Functions take their search_path from here, for good.
-        f"SET LOCAL search_path = {quoted}, pg_temp;",
+        f"SET {'LOCAL ' if local else ''}search_path = {quoted}, pg_temp;",
     ]
     for version, migration in enumerate(MIGRATIONS):
         # In a transaction nothing is made concurrently.
-        statements.append(f"{migration.strip().rstrip(';')};".replace(" CONCURRENTLY", ""))
-        statements.append(
+        statement = migration.strip().rstrip(";").replace(" CONCURRENTLY", "")
+        if statement != "SELECT 1":  # stands for one that was taken back, and would print a row
+            lines.append(f"{statement};")
+        lines.append(
             f"INSERT INTO checkpoint_migrations VALUES ({version}) ON CONFLICT DO NOTHING;"  # noqa: S608
         )
     files = resources.files("charm_memory_postgres") / "sql"
-    statements += [(files / f"{name}.sql").read_text(encoding="utf-8") for name in _FILES]
-    statements.append(f"INSERT INTO charm_migrations VALUES ({VERSION}) ON CONFLICT DO NOTHING;")  # noqa: S608
-    return "\n".join(statements)
+    lines += [(files / f"{name}.sql").read_text(encoding="utf-8") for name in _FILES]
+    lines.append(f"INSERT INTO charm_migrations VALUES ({VERSION}) ON CONFLICT DO NOTHING;")  # noqa: S608
+    return lines
 
 
 def _grants(schema: str, role: str) -> str:
@@ -167,7 +174,7 @@ END
 GRANT USAGE ON SCHEMA {place} TO {who};
 GRANT SELECT ON checkpoint_migrations, charm_migrations TO {who};
 GRANT SELECT, INSERT, UPDATE, DELETE ON checkpoints, checkpoint_blobs, checkpoint_writes,
-    charm_checkpoints, charm_heads, charm_threads TO {who};
+    charm_checkpoints, charm_heads, charm_threads, charm_labels TO {who};
 DO {_literal(functions)};"""
 
 

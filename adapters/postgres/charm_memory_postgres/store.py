@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from charm_checkpoint.config import number
 from charm_checkpoint.errors import ConfigError
 from charm_checkpoint.store import CheckpointStore
 from charm_memory_postgres.backend import PostgresBackend
 from charm_memory_postgres.schema import MIGRATE, script
+
+if TYPE_CHECKING:
+    from charm_checkpoint.moving import Source
 
 __all__ = ["PostgresMemory"]
 
@@ -18,15 +22,16 @@ class PostgresMemory(CheckpointStore):
 
     Args:
         config: `url`: where the database is, as libpq takes it. `schema`: where in it the tables are (`public`).
-            `pool_size`: connections at most (10). `timeout`: seconds to wait for the server, or for one of the
-            connections (10). `migrate`: `"auto"` makes and upgrades the tables, `"check"` never alters anything.
+            `pool_size`: connections at most (10). `timeout`: seconds to wait for the server to take a connection, or
+            for one of those there are (10). `answer_timeout`: seconds without a byte from the server after which it is
+            taken to hang (60). `migrate`: `"auto"` makes and upgrades the tables, `"check"` never alters anything.
             And what every `CheckpointStore` takes.
 
     Raises:
         ConfigError: The configuration is not valid. Nothing is connected to yet.
     """
 
-    options = frozenset({"url", "schema", "pool_size", "timeout", "migrate"})
+    options = frozenset({"url", "schema", "pool_size", "timeout", "answer_timeout", "migrate"})
 
     def open_backend(self) -> PostgresBackend:
         config = self.config
@@ -44,8 +49,15 @@ class PostgresMemory(CheckpointStore):
             schema=_name("schema", config.get("schema", "public")),
             pool_size=int(number(config, "pool_size", 10, least=1)),
             timeout=number(config, "timeout", 10.0, least=0.1),
+            answer_timeout=number(config, "answer_timeout", 60.0, least=0.1),
             migrate=migrate,
         )
+
+    def source(self) -> Source:
+        """What copies read threads from: where only LangGraph's PostgresSaver was, its tables are read as they are."""
+        backend = self.get_langgraph_checkpointer().engine.backend
+        assert isinstance(backend, PostgresBackend)
+        return backend.official() or super().source()
 
     @staticmethod
     def script(*, schema: str = "public", role: str | None = None) -> str:

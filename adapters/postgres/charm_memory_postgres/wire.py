@@ -17,30 +17,45 @@ from charm_checkpoint.backend import (
     HeadRow,
     MoveHead,
     Outcome,
+    Page,
     Pulled,
     PutCheckpoint,
     PutWrites,
+    Scan,
     Snapshot,
+    ThreadQuery,
     ThreadRow,
     Tombstone,
     Unit,
     WriteRow,
 )
-from charm_memory_postgres.bases import Bases, Held
+from charm_checkpoint.rules import is_label, labels_of
+from charm_memory_postgres.bases import Bases, Held, digest
+from charm_memory_postgres.steps import Source, Step, quotation
 
 __all__ = [
+    "VERSION",
     "Message",
     "Row",
     "blobs_held",
+    "doomed",
     "encode",
     "entries",
     "held",
     "info",
     "lineage",
-    "outcome",
+    "outcomes",
+    "page",
     "pulled",
+    "scan_asked",
+    "snapshot",
     "thread_row",
+    "threads_asked",
 ]
+
+VERSION = 3
+"""Of the tables and functions, raised whenever a file in sql/ changes. A function keeps its answer under its version
+for good, so that releases before and after a change work side by side."""
 
 # What JSONB refuses or changes: NUL, lone surrogates, NaN and infinities, floats that are whole numbers, minus zero.
 # Too much is found (also pairs of surrogates, and such text in strings), which only costs a second copy.
@@ -67,86 +82,154 @@ class Row(NamedTuple):
 
 
 class _Payload:
-    """Collects pieces and tells where they are."""
+    """Collects pieces, tells where they are, and leaves out what can be quoted."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.size = 0
+        self.sent: list[bytes] = []
+        self.quotations: list[tuple[int | str, ...]] = []
+        self._unit = -1
+        self._values: Mapping[Source, bytes] = {}
+
+    def begin(self, values: Mapping[Source, bytes]) -> None:
+        """Go on with the next unit, which may quote these."""
+        self._unit += 1
+        self._values = values
 
     def add(self, piece: bytes) -> tuple[int, int]:
         at = self.size
         self.pieces.append(piece)
         self.size += len(piece)
+        found = quotation(piece, self._values) if self._values else None
+        if found is None:
+            self.sent.append(piece)
+        else:
+            self.sent += [piece[: found.at], piece[found.at + found.length :]]
+            place = (at + found.at, found.start, found.length)
+            self.quotations.append((*place, self._unit, *found.source))
         return at, len(piece)
 
 
 def encode(units: Sequence[Unit], bases: Bases | None, *, near: bool = False) -> Message:
-    """Units for `charm_write_v1`; values as changes to what `bases` remembers, if given."""
+    """Units for `charm_write_v1`.
+
+    Args:
+        units: In order.
+        bases: What the server has is told by it, if given.
+        near: The line is short: it takes longer to find out what could be left out than to send it, unless it is much.
+    """
     payload = _Payload()
     encoded = [_unit(unit, payload, bases, near) for unit in units]
-    return Message(f"[{','.join(encoded)}]", b"".join(payload.pieces))
+    if payload.quotations:
+        # Of the whole payload, and yet told with the first unit: the server's other doors take an array of units.
+        told = {"quotations": payload.quotations, "digest": digest(payload.pieces)}
+        encoded[0] = f"{_compact(told)[:-1]},{encoded[0][1:]}"
+    return Message(f"[{','.join(encoded)}]", b"".join(payload.sent))
 
 
 def _unit(unit: Unit, payload: _Payload, bases: Bases | None, near: bool) -> str:
-    if isinstance(unit, PutCheckpoint):
-        return _put(unit, payload, bases, near)
-    return _writes(unit, payload) if isinstance(unit, PutWrites) else _move(unit)
+    if isinstance(unit, MoveHead):
+        payload.begin({})
+        return _move(unit)
+    origin = unit.row.parent_id if isinstance(unit, PutCheckpoint) else unit.checkpoint_id
+    steps = bases.steps if bases is not None and not near else None
+    place = (unit.thread_id, unit.namespace, origin)
+    payload.begin(steps.values(*place) if steps else {})
+    if isinstance(unit, PutWrites):
+        return _writes(unit, payload)
+    return _put(unit, payload, bases, near, steps.find(*place) if steps else None)
 
 
-def _put(put: PutCheckpoint, payload: _Payload, bases: Bases | None, near: bool) -> str:
+def _put(
+    put: PutCheckpoint, payload: _Payload, bases: Bases | None, near: bool, parent: Step | None
+) -> str:
     row = put.row
+    body, exact_body = _jsonb(row.body)
+    metadata, exact_metadata = _jsonb(row.metadata)
+    change = parent.change(row) if parent and not (exact_body or exact_metadata) else None
     unit: dict[str, Any] = {
         "thread": put.thread_id,
-        "ns": put.namespace,
+        "ns": put.namespace or None,
         "id": row.checkpoint_id,
         "parent": row.parent_id,
         "run": row.run_id,
         "root": row.root_id,
         "device": row.device,
         "at": row.created_at,
-        "fenced": put.fenced,
-        "on_conflict": put.on_conflict,
+        "unfenced": not put.fenced,
+        "on_conflict": None if put.on_conflict == "raise" else put.on_conflict,
         "over": put.over,
         "whole": put.whole,
     }
+    # Versions that are told already are left out.
+    known = change.version if change else None
+    known_bases = parent.row.versions if change and parent else {}
     blobs, changes = [], []
     for blob in put.blobs:
-        change = bases.change(put.thread_id, put.namespace, blob, near=near) if bases else None
-        place = payload.add(blob.data if change is None else change.data)
-        if change is None:
-            blobs.append((*blob[:3], *place))
+        to_base = bases.change(put.thread_id, put.namespace, blob, near=near) if bases else None
+        place = payload.add(blob.data if to_base is None else to_base.data)
+        version = None if blob.version == known else blob.version
+        told = (blob.channel, version, blob.type, *place)
+        if to_base is None:
+            blobs.append(told)
         else:
-            changes.append((*blob[:3], *place, *change[:-1]))
-    unit["blobs"] = blobs
-    if changes:
-        unit["changes"] = changes
-    body, exact_body = _jsonb(row.body)
-    metadata, exact_metadata = _jsonb(row.metadata)
+            base = None if known_bases.get(blob.channel) == to_base.base else to_base.base
+            changes.append((*told, base, *to_base[1:-1]))
+    unit["blobs"] = blobs or None
+    unit["changes"] = changes or None
+    if change and parent:
+        named = {channel for channel, version, *_ in (*blobs, *changes) if version is None}
+        unit |= {
+            "version": (change.alike, change.version[change.alike :]),
+            "changed": [c for c in change.channels if c not in named] or None,
+            "seen": change.seen or None,
+            "device": None if parent.row.device == row.device else row.device,
+        }
     if exact_body or exact_metadata:
         unit["exact"] = [
             place
             for exact in (exact_body, exact_metadata)
             for place in (payload.add(exact) if exact else (None, None))
         ]
-    fields = {
-        "v": row.format,
-        "id": row.checkpoint_id,
-        "channel_values": {},
-        "channel_versions": dict(row.versions),
-    }
-    # The body's own `channel_versions`, where it has some, come later and so count.
-    rest = body.strip()[1:].lstrip()
-    checkpoint = f"{_compact(fields)[:-1]}{',' if rest != '}' else ''}{rest}"
+    if exact_metadata:
+        unit["labels"] = labels_of(exact_metadata)
+    if change is not None:
+        checkpoint = _compact({**change.rest, "v": row.format})
+        metadata = json.dumps(change.metadata, separators=(",", ":"))
+    else:
+        fields = {
+            "v": row.format,
+            "id": row.checkpoint_id,
+            "channel_values": {},
+            "channel_versions": dict(row.versions),
+        }
+        # The body's own `channel_versions`, where it has some, come later and so count.
+        rest = body.strip()[1:].lstrip()
+        checkpoint = f"{_compact(fields)[:-1]}{',' if rest != '}' else ''}{rest}"
     return f'{_compact(unit)[:-1]},"checkpoint":{checkpoint},"metadata":{metadata}}}'
 
 
 def _writes(put: PutWrites, payload: _Payload) -> str:
+    rows = [row for row in put.rows if row.idx >= 0]
+    writes = [
+        # Mostly all are of one task.
+        (
+            row.task_id if n == 0 or row.task_id != rows[0].task_id else None,
+            row.idx,
+            row.channel,
+            row.task_path if n == 0 or row.task_path != rows[0].task_path else None,
+            row.type,
+            *payload.add(row.data),
+        )
+        for n, row in enumerate(rows)
+    ]
     unit: dict[str, Any] = {
         "thread": put.thread_id,
-        "ns": put.namespace,
+        "ns": put.namespace or None,
         "id": put.checkpoint_id,
         "fenced": put.fenced,
-        "writes": [(*row[:5], *payload.add(row.data)) for row in put.rows if row.idx >= 0],
+        "writes": writes,
     }
     # One statement cannot replace a row twice.
     replacing = {(row.task_id, row.idx): row for row in put.rows if row.idx < 0}
@@ -159,7 +242,7 @@ def _move(move: MoveHead) -> str:
     return _compact(
         {
             "thread": move.thread_id,
-            "ns": move.namespace,
+            "ns": move.namespace or None,
             "id": move.checkpoint_id,
             "over": move.over,
             "device": move.device,
@@ -193,10 +276,70 @@ def _fit(value: Any) -> Any:
     return value
 
 
-def outcome(told: Mapping[str, Any]) -> Outcome:
-    """One answer of `charm_write_v1`."""
+def outcomes(
+    units: Sequence[Unit], told: Sequence[Mapping[str, Any]], bases: Bases
+) -> list[Outcome]:
+    """The answer of `charm_write_v1`; `bases` remembers what was stored."""
+    values = set()
+    for unit, each in zip(units, told, strict=True):
+        place = (unit.thread_id, unit.namespace)
+        if each["status"] not in ("stored", "branched"):
+            continue
+        if isinstance(unit, PutCheckpoint):
+            for blob in unit.blobs:
+                # Of two values under one version the first stays, which the transaction does not tell.
+                key = (*place, blob.channel, blob.version)
+                bases.remember(*place, blob, None if key in values else each.get("xid"))
+                values.add(key)
+            if "xid" in each:  # not what was there under its id
+                bases.steps.stored(*place, unit.row, unit.blobs)
+        elif isinstance(unit, PutWrites):
+            bases.steps.written(*place, unit.checkpoint_id, unit.rows)
+    return [_outcome(each) for each in told]
+
+
+def _outcome(told: Mapping[str, Any]) -> Outcome:
     head = told.get("head")
     return Outcome(told["status"], HeadRow(*head) if head else None, told.get("deleted_at") or 0.0)
+
+
+def scan_asked(query: Scan, max_bytes: int) -> dict[str, Any]:
+    """A query for `charm_scan_v1`."""
+    asked = {
+        "thread": query.thread_id,
+        "ns": query.namespace,
+        "id": query.checkpoint_id,
+        "before": query.before,
+        "runs": query.run_ids,
+        "after": query.after,
+        "limit": query.limit,
+        "values": query.values,
+        "max_bytes": max_bytes,
+    }
+    return {key: value for key, value in asked.items() if value is not None}
+
+
+def doomed(drop: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """What `charm_prune_v1` takes."""
+    told: dict[str, list[str]] = {}
+    for namespace, checkpoint_id in drop:
+        told.setdefault(namespace, []).append(checkpoint_id)
+    return told
+
+
+def threads_asked(query: ThreadQuery) -> dict[str, Any] | None:
+    """A query for `charm_threads_v1`, `None` if no thread can fit."""
+    labels = query.labels or {}
+    if not all(is_label(value, name) for name, value in labels.items()):
+        return None
+    told = {
+        "limit": query.limit,
+        "after": query.after and (str(query.after[0]), query.after[1]),
+        "thread": query.thread_id,
+        "status": query.status,
+        "labels": labels or None,
+    }
+    return {key: value for key, value in told.items() if value is not None}
 
 
 def thread_row(told: Mapping[str, Any]) -> ThreadRow:
@@ -206,21 +349,22 @@ def thread_row(told: Mapping[str, Any]) -> ThreadRow:
         told["created_at"],
         told["updated_at"],
         [HeadRow(*head) for head in told["heads"] or ()],
-        frozenset(told["pending"] or ()),
+        told["status"],
+        told["labels"] or {},
     )
 
 
-def held(marks: Iterable[HeadMark]) -> str:
+def held(marks: Iterable[HeadMark]) -> dict[str, list[tuple[str, str | None]]]:
     """Marks for `charm_pull_v1`."""
     told: dict[str, list[tuple[str, str | None]]] = {}
     for mark in marks:
         told.setdefault(mark.head.namespace, []).append((mark.head.checkpoint_id, mark.writes))
-    return json.dumps(told)
+    return told
 
 
-def blobs_held(held: Mapping[str, Held]) -> str:
+def blobs_held(held: Mapping[str, Held]) -> dict[str, tuple[str, str | None]]:
     """Values for `charm_read_v1`."""
-    return json.dumps({channel: (blob.version, xid) for channel, (blob, xid) in held.items()})
+    return {channel: (blob.version, xid) for channel, (blob, xid) in held.items()}
 
 
 def pulled(rows: Sequence[Row], bases: Bases) -> Pulled:
@@ -231,6 +375,24 @@ def pulled(rows: Sequence[Row], bases: Bases) -> Pulled:
         entries(rows, bases),
         Tombstone(*told["tombstone"]) if told["tombstone"] else None,
     )
+
+
+def snapshot(rows: Sequence[Row], bases: Bases, held: Mapping[str, Held]) -> Snapshot:
+    """The answer of `charm_read_v1`; `bases` remembers it."""
+    for entry in entries(rows, bases, held):
+        return entry.snapshot._replace(**info(rows))
+    return Snapshot(**info(rows))
+
+
+def page(rows: Sequence[Row]) -> Page:
+    """The answer of `charm_scan_v1`."""
+    found = entries(rows)
+    return Page(found, _key(found[-1]) if info(rows)["more"] else None)
+
+
+def _key(entry: Entry) -> tuple[str, str, str]:
+    assert entry.snapshot.checkpoint is not None
+    return entry.snapshot.checkpoint.checkpoint_id, entry.thread_id, entry.namespace
 
 
 def info(rows: Sequence[Row]) -> Any:
@@ -270,7 +432,7 @@ def entries(
             found[-1].writes.append(_write_row(row))
         elif row.kind == "send":
             found[-1].sends.append(_write_row(row))
-    return [each.entry(blobs) for each in found]
+    return [each.entry(blobs, bases) for each in found]
 
 
 def _write_row(row: Row) -> WriteRow:
@@ -292,9 +454,11 @@ class _Found:
     def place(self) -> tuple[str, str]:
         return self.told["thread"], self.told["ns"]
 
-    def entry(self, blobs: Mapping[tuple[str, ...], BlobRow]) -> Entry:
+    def entry(self, blobs: Mapping[tuple[str, ...], BlobRow], bases: Bases | None) -> Entry:
         row = _checkpoint(self.told, self.body, self.metadata)
         values = _blobs_of(self.told, row, blobs)
+        if bases is not None:
+            bases.steps.stored(*self.place, row, ())
         return Entry(*self.place, Snapshot(row, values, self.writes, self.sends, self.told["head"]))
 
 

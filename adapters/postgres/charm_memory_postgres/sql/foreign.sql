@@ -23,23 +23,35 @@ LANGUAGE sql IMMUTABLE AS $$
     )
 $$;
 
--- Moves the head, which has been where it is since `was_moved_at`, and the thread up in the listing. The thread is locked.
+-- Moves the head, which has been where it is since `was_moved_at`, to a checkpoint with these `labels`, and the thread up
+-- in the listing. The thread is locked.
+DROP FUNCTION IF EXISTS charm_move_head_v1(text, text, text, text, double precision, double precision);
 CREATE OR REPLACE FUNCTION charm_move_head_v1(
-    thread text, ns text, id text, by_device text, at double precision, was_moved_at double precision
+    thread text, ns text, id text, by_device text, at double precision, was_moved_at double precision, labels jsonb
 ) RETURNS void
 LANGUAGE plpgsql AS $$
+DECLARE
+    waits text;
+    found_by jsonb;
 BEGIN
     INSERT INTO charm_heads AS h VALUES (thread, ns, id, by_device, at)
     ON CONFLICT (thread_id, checkpoint_ns) DO UPDATE
         SET checkpoint_id = excluded.checkpoint_id, device = excluded.device, moved_at = excluded.moved_at;
-    INSERT INTO charm_threads AS t (thread_id, created_at, updated_at) VALUES (thread, at, at)
+    IF ns = '' THEN
+        found_by := nullif(labels, '{}');
+        waits := charm_status_v1(thread, id);  -- writes may come before their checkpoint
+    END IF;
+    INSERT INTO charm_threads AS t (thread_id, created_at, updated_at, status, labels)
+    VALUES (thread, at, at, coalesce(waits, 'idle'), found_by)
     ON CONFLICT (thread_id) DO UPDATE
         SET created_at = coalesce(t.created_at, excluded.created_at), updated_at = CASE
             -- It was this head that moved last, and a clock went back: only now all heads have to be looked at.
             WHEN at < was_moved_at AND was_moved_at >= t.updated_at
                 THEN (SELECT max(moved_at) FROM charm_heads h WHERE h.thread_id = thread)
             ELSE greatest(t.updated_at, at)
-        END;
+        END,
+        status = CASE WHEN ns = '' THEN excluded.status ELSE t.status END,
+        labels = CASE WHEN ns = '' THEN excluded.labels ELSE t.labels END;
 END
 $$;
 
@@ -74,9 +86,11 @@ BEGIN
     ELSE
         DELETE FROM charm_heads WHERE thread_id = thread AND checkpoint_ns = ns;
     END IF;
-    UPDATE charm_threads
-    SET updated_at = (SELECT max(moved_at) FROM charm_heads WHERE thread_id = thread)
-    WHERE thread_id = thread;
+    UPDATE charm_threads t
+    SET updated_at = (SELECT max(h.moved_at) FROM charm_heads h WHERE h.thread_id = thread),
+        status = CASE WHEN ns = '' THEN charm_status_v1(thread, next.checkpoint_id) ELSE t.status END,
+        labels = CASE WHEN ns = '' THEN nullif(charm_labels_at_v1(thread, next.checkpoint_id), '{}') ELSE t.labels END
+    WHERE t.thread_id = thread;
 END
 $$;
 
@@ -92,10 +106,17 @@ BEGIN
         AND c.checkpoint_id = NEW.checkpoint_id
     ) THEN
         IF TG_OP = 'UPDATE' THEN
+            PERFORM charm_lock_v1(NEW.thread_id);
             UPDATE charm_checkpoints c
-            SET body = NULL, metadata = NULL, run_id = NEW.metadata ->> 'run_id', device = 'another saver'
+            SET body = NULL, metadata = NULL, labels = NULL, run_id = NEW.metadata ->> 'run_id', device = 'another saver'
             WHERE c.thread_id = NEW.thread_id AND c.checkpoint_ns = NEW.checkpoint_ns
             AND c.checkpoint_id = NEW.checkpoint_id;
+            IF NEW.checkpoint_ns = '' THEN
+                UPDATE charm_threads t SET labels = charm_labels_of_v1(NEW.metadata)
+                FROM charm_heads h
+                WHERE t.thread_id = NEW.thread_id AND h.thread_id = NEW.thread_id AND h.checkpoint_ns = ''
+                AND h.checkpoint_id = NEW.checkpoint_id;
+            END IF;
         END IF;
         RETURN NULL;
     END IF;
@@ -113,7 +134,8 @@ BEGIN
         OR head.checkpoint_id < NEW.checkpoint_id COLLATE "C"
     THEN
         PERFORM charm_move_head_v1(
-            NEW.thread_id, NEW.checkpoint_ns, NEW.checkpoint_id, 'another saver', at, head.moved_at
+            NEW.thread_id, NEW.checkpoint_ns, NEW.checkpoint_id, 'another saver', at, head.moved_at,
+            charm_labels_of_v1(NEW.metadata)
         );
     END IF;
     RETURN NULL;
@@ -194,3 +216,10 @@ SELECT c.thread_id, min(c.created_at), (
 FROM charm_checkpoints c
 GROUP BY c.thread_id
 ON CONFLICT DO NOTHING;
+UPDATE charm_threads t SET status = root.status, labels = root.labels
+FROM (
+    SELECT h.thread_id, charm_status_v1(h.thread_id, h.checkpoint_id) AS status,
+        nullif(charm_labels_at_v1(h.thread_id, h.checkpoint_id), '{}') AS labels
+    FROM charm_heads h WHERE h.checkpoint_ns = '' OFFSET 0
+) root
+WHERE t.thread_id = root.thread_id AND (t.status, t.labels) IS DISTINCT FROM (root.status, root.labels);

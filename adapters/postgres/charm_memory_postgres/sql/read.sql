@@ -2,6 +2,9 @@
 -- how many rows an array or a JSON holds is only guessed. COLLATE "default" is that of LangGraph's columns: a value that
 -- comes from a column of ours would bring "C" with it, and their indexes could not be used.
 --
+-- The writes of a checkpoint are taken in the order of their table's key. Nobody needs that order, but as long as a table
+-- was not analyzed, an index of all of a thread's writes seems as good as the key, and this tells the two apart.
+--
 -- Reads answer rows of (kind, fact, data), so that a value goes from its table to the client as it is. The first is of
 -- the kind "info". All are STABLE: everything read is of one moment.
 
@@ -79,14 +82,20 @@ BEGIN
             WHERE (sent -> place ->> v.key = v.value) IS NOT TRUE;
         RETURN QUERY
             SELECT 'write', json_build_array(w.task_id, w.idx, w.channel, w.task_path, w.type), w.blob
-            FROM checkpoint_writes w
-            WHERE w.thread_id = thread AND w.checkpoint_ns = ns AND w.checkpoint_id = id
+            FROM (
+                SELECT * FROM checkpoint_writes w
+                WHERE w.thread_id = thread AND w.checkpoint_ns = ns AND w.checkpoint_id = id
+                ORDER BY w.task_id, w.idx OFFSET 0
+            ) w
             ORDER BY w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx;
         IF coalesce((step.checkpoint ->> 'v')::numeric, 1) < 4 THEN
             RETURN QUERY
                 SELECT 'send', json_build_array(w.task_id, w.idx, w.channel, w.task_path, w.type), w.blob
-                FROM checkpoint_writes w
-                WHERE w.thread_id = thread AND w.checkpoint_ns = ns AND w.checkpoint_id = step.parent
+                FROM (
+                    SELECT * FROM checkpoint_writes w
+                    WHERE w.thread_id = thread AND w.checkpoint_ns = ns AND w.checkpoint_id = step.parent
+                    ORDER BY w.task_id, w.idx OFFSET 0
+                ) w
                 ORDER BY w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx;
         END IF;
         sent := sent || jsonb_build_object(place, step.checkpoint -> 'channel_versions');
@@ -154,9 +163,12 @@ BEGIN
                 )::text, 'UTF8'), ''
                 ORDER BY w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx
             )), 'base64'), '') AS mark
-            FROM checkpoint_writes w
-            WHERE w.thread_id = thread AND w.checkpoint_ns = h.checkpoint_ns COLLATE "default"
-            AND w.checkpoint_id = h.checkpoint_id COLLATE "default"
+            FROM (
+                SELECT * FROM checkpoint_writes w
+                WHERE w.thread_id = thread AND w.checkpoint_ns = h.checkpoint_ns COLLATE "default"
+                AND w.checkpoint_id = h.checkpoint_id COLLATE "default"
+                ORDER BY w.task_id, w.idx OFFSET 0
+            ) w
         ) w
     ), differing AS (
         SELECT * FROM marked WHERE is_held IS NOT TRUE
@@ -284,8 +296,12 @@ BEGIN
         RETURN NEXT;
         RETURN QUERY
             SELECT 'write', json_build_array(w.task_id, w.idx, w.channel, w.task_path, w.type), w.blob
-            FROM checkpoint_writes w
-            WHERE w.thread_id = thread AND w.checkpoint_ns = ns AND w.checkpoint_id = at AND w.channel = ANY (channels)
+            FROM (
+                SELECT * FROM checkpoint_writes w
+                WHERE w.thread_id = thread AND w.checkpoint_ns = ns AND w.checkpoint_id = at
+                ORDER BY w.task_id, w.idx OFFSET 0
+            ) w
+            WHERE w.channel = ANY (channels)
             ORDER BY w.task_path COLLATE "C", w.task_id COLLATE "C", w.idx;
         seeded := '{}';
         FOR piece IN
@@ -319,45 +335,5 @@ BEGIN
         END IF;
         EXIT WHEN steps > most_steps;
     END LOOP;
-END
-$$;
-
--- Threads by descending (updated_at, thread_id), or the named one.
-CREATE OR REPLACE FUNCTION charm_threads_v1(
-    most integer, after_at double precision, after_thread text, only_thread text
-) RETURNS json
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
-DECLARE
-    ids text[];
-BEGIN
-    IF only_thread IS NOT NULL THEN
-        ids := ARRAY[only_thread];
-    ELSE
-        ids := ARRAY(
-            SELECT t.thread_id FROM charm_threads t
-            WHERE t.updated_at IS NOT NULL
-            AND (t.updated_at, t.thread_id) < (coalesce(after_at, 'infinity'), coalesce(after_thread, ''))
-            ORDER BY t.updated_at DESC, t.thread_id DESC LIMIT most
-        );
-    END IF;
-    RETURN (
-        SELECT json_agg(json_build_object(
-            'thread', t.thread_id, 'created_at', t.created_at, 'updated_at', t.updated_at,
-            'heads', (
-                SELECT json_agg(json_build_array(h.checkpoint_ns, h.checkpoint_id, h.device, h.moved_at)
-                    ORDER BY h.checkpoint_ns)
-                FROM charm_heads h WHERE h.thread_id = e.id
-            ),
-            'pending', (
-                SELECT json_agg(DISTINCT w.channel) FROM checkpoint_writes w
-                WHERE w.thread_id = e.id AND w.checkpoint_ns = '' AND w.checkpoint_id = (
-                    SELECT h.checkpoint_id FROM charm_heads h WHERE h.thread_id = e.id AND h.checkpoint_ns = ''
-                )
-            )
-        ) ORDER BY e.place)
-        FROM unnest(ids) WITH ORDINALITY e (id, place)
-        JOIN charm_threads t ON t.thread_id = e.id AND t.updated_at IS NOT NULL
-        WHERE e.place <= most
-    );
 END
 $$;

@@ -24,6 +24,8 @@ CREATE INDEX IF NOT EXISTS charm_checkpoints_by_run
     ON charm_checkpoints (run_id) WHERE run_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS charm_checkpoints_by_root
     ON charm_checkpoints (thread_id, root_id) WHERE root_id IS NOT NULL;
+-- What a thread is found by while this is its head, where JSONB would have changed the metadata.
+ALTER TABLE charm_checkpoints ADD COLUMN IF NOT EXISTS labels jsonb;
 
 -- No index but the key: a head that moves then rewrites no index.
 CREATE TABLE IF NOT EXISTS charm_heads (
@@ -46,8 +48,21 @@ CREATE TABLE IF NOT EXISTS charm_threads (
 ) WITH (fillfactor = 70);
 -- Deleted checkpoints of the root graph that had no parent. One that comes again is a late repeat, no fresh start.
 ALTER TABLE charm_threads ADD COLUMN IF NOT EXISTS deleted_firsts text[];
-CREATE INDEX IF NOT EXISTS charm_threads_by_recency
-    ON charm_threads (updated_at, thread_id) WHERE updated_at IS NOT NULL;
+-- Of the root graph's head: "interrupted", "failed" or "idle"; and what its metadata says, null if nothing.
+ALTER TABLE charm_threads ADD COLUMN IF NOT EXISTS status text COLLATE "C" NOT NULL DEFAULT 'idle';
+ALTER TABLE charm_threads ADD COLUMN IF NOT EXISTS labels jsonb;
+-- One index for recency and status, since each step writes it.
+DROP INDEX IF EXISTS charm_threads_by_recency;
+CREATE INDEX IF NOT EXISTS charm_threads_by_status
+    ON charm_threads (status, updated_at, thread_id) WHERE updated_at IS NOT NULL;
+
+-- Threads by each of their labels.
+CREATE TABLE IF NOT EXISTS charm_labels (
+    label bytea NOT NULL,
+    updated_at double precision NOT NULL,
+    thread_id text COLLATE "C" NOT NULL,
+    PRIMARY KEY (label, updated_at, thread_id)
+);
 
 -- lz4 stores a long message list about five times faster than pglz. Only a default for new values: any saver reads both.
 DO $$

@@ -18,7 +18,7 @@ BEGIN
     INSERT INTO charm_threads AS t (thread_id, deleted_at, deleted_through, deleted_firsts)
     VALUES (thread, at, through, firsts)
     ON CONFLICT (thread_id) DO UPDATE
-        SET created_at = NULL, updated_at = NULL, deleted_at = excluded.deleted_at,
+        SET created_at = NULL, updated_at = NULL, status = 'idle', labels = NULL, deleted_at = excluded.deleted_at,
             deleted_through = greatest(t.deleted_through, excluded.deleted_through),
             deleted_firsts = t.deleted_firsts || excluded.deleted_firsts;
     DELETE FROM charm_heads h WHERE h.thread_id = thread;
@@ -44,13 +44,17 @@ BEGIN
     -- Writes that came for checkpoints never stored are of no use beside the copied ones.
     DELETE FROM checkpoint_writes w WHERE w.thread_id = target;
     DELETE FROM checkpoint_blobs b WHERE b.thread_id = target;
-    INSERT INTO charm_threads AS t (thread_id, created_at, updated_at)
-    SELECT target, at, s.updated_at FROM charm_threads s WHERE s.thread_id = source
-    ON CONFLICT (thread_id) DO UPDATE SET created_at = excluded.created_at, updated_at = excluded.updated_at;
+    INSERT INTO charm_threads AS t (thread_id, created_at, updated_at, status, labels)
+    SELECT target, at, s.updated_at, s.status, s.labels FROM charm_threads s WHERE s.thread_id = source
+    ON CONFLICT (thread_id) DO UPDATE
+        SET created_at = excluded.created_at, updated_at = excluded.updated_at, status = excluded.status,
+            labels = excluded.labels;
     INSERT INTO charm_heads
     SELECT target, checkpoint_ns, checkpoint_id, device, moved_at FROM charm_heads WHERE thread_id = source;
-    INSERT INTO charm_checkpoints
-    SELECT target, checkpoint_ns, checkpoint_id, run_id, root_id, device, created_at, body, metadata
+    INSERT INTO charm_checkpoints (
+        thread_id, checkpoint_ns, checkpoint_id, run_id, root_id, device, created_at, body, metadata, labels
+    )
+    SELECT target, checkpoint_ns, checkpoint_id, run_id, root_id, device, created_at, body, metadata, labels
     FROM charm_checkpoints WHERE thread_id = source;
     INSERT INTO checkpoints
         (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata)
