@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from bench import machine, place, report
+from bench import machine, report, servers
 from bench.figures import Figure
 from bench.groups import GROUPS
 from bench.plan import COLOURS, DURABILITIES, FULL, QUICK
@@ -82,12 +82,12 @@ def bench(
     }
     console = Console(width=report.WIDTH, highlight=False)
     with ExitStack() as stack:
-        server = None
-        if any(each.remote for each in savers):
-            server = stack.enter_context(place.start_server())
-            about["server"] = place.about(server)
+        started = None
+        for kind in {each.remote for each in savers if each.remote}:
+            started = stack.enter_context(servers.start(kind))
+            about["server"] = started.about()
         _introduce(console, about)
-        run = Run(savers, chosen.peers, plan, colours, durabilities, folder, server)
+        run = Run(savers, chosen.peers, plan, colours, durabilities, folder, started)
         began = time.monotonic()
         # What is imported need not be searched for garbage before every sample.
         gc.collect()
@@ -126,7 +126,7 @@ def _introduce(console: Console, about: dict[str, Any]) -> None:
         + ", ".join(f"{name} {found}" for name, found in facts["distributions"].items() if found)
     )
     if server := about.get("server"):
-        console.print("Postgres " + ", ".join(f"{name} {found}" for name, found in server.items()))
+        console.print("server: " + ", ".join(f"{name} {found}" for name, found in server.items()))
     console.print()
 
 

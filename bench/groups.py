@@ -55,12 +55,15 @@ def _far(scenario: Callable[..., Iterator[Figure]], **options: Any) -> Scenario:
     return run
 
 
-def _counted(scenario: Callable[..., Iterator[Figure]], **options: Any) -> Scenario:
-    """The scenario through a proxy that only counts."""
-    return lambda run: scenario(replace(run, plan=replace(run.plan, delay=0.0)), **options)
+def _counted(
+    scenario: Callable[..., Iterator[Figure]], delay: float = 0.0, **options: Any
+) -> Scenario:
+    """The scenario through a proxy that counts."""
+    return lambda run: scenario(replace(run, plan=replace(run.plan, delay=delay)), **options)
 
 
 _OFFICIAL = ("PostgresSaver", "AsyncPostgresSaver")
+_ON_REDIS = ("RedisSaver", "AsyncRedisSaver", "PlainRedisSaver", "AsyncPlainRedisSaver")
 
 GROUPS: dict[str, Group] = {
     "sqlite": Group(
@@ -85,9 +88,24 @@ GROUPS: dict[str, Group] = {
             "far-fanout": _far(fanout.run, target=Target(0.2)),
             "concurrent": partial(concurrent.run, target=Target(1.8, "at least")),
             "far-concurrent": _far(concurrent.run, target=Target(8.0, "at least")),
-            "sent": _counted(sent.run, target=Target(5.0, of="value")),
+            # Far enough that bytes are worth saving.
+            "sent": _counted(sent.run, 0.0025, target=Target(5.0, of="value")),
             "unchanged": _counted(unchanged.run, target=Target(4.0, of="value")),
             "cold": partial(cold.run, target=Target(0.8), thoughts=17),
+        },
+    ),
+    "redis": Group(
+        savers=("InMemorySaver", "charm-redis"),
+        peers={"sync": _ON_REDIS, "async": _ON_REDIS},
+        scenarios={
+            "chat": partial(
+                chat.run, targets=dict.fromkeys(DURABILITIES, Target(0.6)), late=Target(0.75)
+            ),
+            # Five, and a turn's own time.
+            "far-trips": _far(chat.trips, target=Target(5.5, of="value")),
+            "far-fanout": _far(fanout.run, target=Target(0.6)),
+            "storage": partial(storage.run, target=Target(0.25)),
+            "sent": _counted(sent.run),
         },
     ),
     "replica": Group(

@@ -17,11 +17,15 @@ __all__ = ["describe"]
 _DISTRIBUTIONS = (
     "charm-checkpoint",
     "charm-memory-postgres",
+    "charm-memory-redis",
     "langgraph",
     "langgraph-checkpoint",
     "langgraph-checkpoint-sqlite",
     "langgraph-checkpoint-postgres",
+    "langgraph-checkpoint-redis",
+    "langgraph-checkpoint-plainredis",
     "psycopg",
+    "redis",
     "langchain-core",
 )
 

@@ -93,7 +93,10 @@ def as_json(figures: Sequence[Figure], about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _better(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"the better of {' and '.join(names)}"
+    if len(names) == 1:
+        return names[0]
+    most, last = ", ".join(names[:-1]), names[-1]
+    return f"the {'better' if len(names) == 2 else 'best'} of {most} and {last}"
 
 
 def _goal(target: Target) -> str:

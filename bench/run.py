@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench.place import Place, Server, new_place
+from bench.place import Place, new_place
 from bench.plan import COLOURS, DURABILITIES, FULL, Colour, Durability, Plan
 from bench.savers import NONE, Entrant, Saver
+from bench.servers import Servers
 from bench.session import Session, open_session
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Run:
         colours: Which of `invoke` and `ainvoke`.
         durabilities: LangGraph's modes that the chat is held in.
         base: The folder in which savers get theirs.
-        server: Where remote savers get a database.
+        servers: Where remote savers get a database.
     """
 
     savers: Sequence[Saver]
@@ -43,7 +44,7 @@ class Run:
     colours: Sequence[Colour] = COLOURS
     durabilities: Sequence[Durability] = DURABILITIES
     base: Path | None = None
-    server: Server | None = None
+    servers: Servers | None = None
 
     def entrants(self, *, baseline: bool = False) -> list[Entrant]:
         """Every saver in every colour it serves, after no saver at all if a baseline is wanted."""
@@ -64,7 +65,7 @@ class Run:
 
     def place(self, saver: Saver) -> AbstractContextManager[Place]:
         """A fresh place for it, gone at the end; its server is as far away as the plan says."""
-        return new_place(self.base, self.server if saver.remote else None, self.plan.delay)
+        return new_place(self.base, self.servers if saver.remote else None, self.plan.delay)
 
     @contextmanager
     def session(

@@ -21,6 +21,8 @@ from bench.plan import COLOURS, Colour
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
 
+    from bench.servers import Kind
+
 __all__ = [
     "NONE",
     "Entrant",
@@ -49,9 +51,9 @@ class Saver:
             folder that was used before, it opens what is there.
         colours: `"sync"` if `invoke` can use it, `"async"` if `ainvoke` can.
         persistent: Another process, given the folder, can read what was written.
-        remote: It wants a Postgres database, and finds its URL in the file `url` of the folder.
+        remote: The kind of database it wants, whose URL it finds in the file `url` of the folder.
         stored: Bytes the open saver holds. Without it, the files left in the folder after closing
-            are counted, and the tables of the database.
+            are counted, and what the database takes.
         peer: A saver to compare with; targets are not judged for it.
     """
 
@@ -59,7 +61,7 @@ class Saver:
     open: Factory
     colours: tuple[Colour, ...] = COLOURS
     persistent: bool = True
-    remote: bool = False
+    remote: Kind | None = None
     stored: Callable[[Any], int] | None = None
     peer: bool = False
 
@@ -82,7 +84,7 @@ def register(
     *,
     colours: tuple[Colour, ...] = COLOURS,
     persistent: bool = True,
-    remote: bool = False,
+    remote: Kind | None = None,
     stored: Callable[[Any], int] | None = None,
     peer: bool = False,
 ) -> Callable[[Factory], Saver]:
@@ -181,7 +183,7 @@ def charm(folder: Path) -> Iterator[BaseCheckpointSaver[Any] | None]:
         yield store.get_langgraph_checkpointer()
 
 
-@register("PostgresSaver", colours=("sync",), remote=True, peer=True)
+@register("PostgresSaver", colours=("sync",), remote="postgres", peer=True)
 @contextmanager
 def postgres(folder: Path) -> Iterator[BaseCheckpointSaver[Any]]:
     """The namesake for `invoke`, with a pool as its documentation has it."""
@@ -195,7 +197,7 @@ def postgres(folder: Path) -> Iterator[BaseCheckpointSaver[Any]]:
         yield saver
 
 
-@register("AsyncPostgresSaver", colours=("async",), remote=True, peer=True)
+@register("AsyncPostgresSaver", colours=("async",), remote="postgres", peer=True)
 @asynccontextmanager
 async def async_postgres(folder: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
     """The namesake for `ainvoke`."""
@@ -209,7 +211,7 @@ async def async_postgres(folder: Path) -> AsyncIterator[BaseCheckpointSaver[Any]
         yield saver
 
 
-@register("charm-postgres", remote=True)
+@register("charm-postgres", remote="postgres")
 @contextmanager
 def charm_postgres(folder: Path) -> Iterator[BaseCheckpointSaver[Any] | None]:
     """This project on its Postgres backend, with default settings."""
@@ -219,7 +221,7 @@ def charm_postgres(folder: Path) -> Iterator[BaseCheckpointSaver[Any] | None]:
         yield store.get_langgraph_checkpointer()
 
 
-@register("charm-replica", remote=True)
+@register("charm-replica", remote="postgres")
 @contextmanager
 def charm_replica(folder: Path) -> Iterator[BaseCheckpointSaver[Any] | None]:
     """A file in front of this project's Postgres backend, with default settings."""
@@ -227,11 +229,64 @@ def charm_replica(folder: Path) -> Iterator[BaseCheckpointSaver[Any] | None]:
         yield store.get_langgraph_checkpointer()
 
 
-@register("charm-replica-stale", remote=True)
+@register("charm-replica-stale", remote="postgres")
 @contextmanager
 def charm_replica_stale(folder: Path) -> Iterator[BaseCheckpointSaver[Any] | None]:
     """The same, where nobody else writes: it need not look at the database for an hour."""
     with replica_store(folder, max_staleness=3600) as store:
+        yield store.get_langgraph_checkpointer()
+
+
+@register("RedisSaver", colours=("sync",), remote="redis", peer=True)
+@contextmanager
+def redis(folder: Path) -> Iterator[BaseCheckpointSaver[Any]]:
+    """The namesake for `invoke`; it needs modules."""
+    from langgraph.checkpoint.redis import RedisSaver
+
+    with RedisSaver.from_conn_string(_url(folder)) as saver:
+        saver.setup()
+        yield saver
+
+
+@register("AsyncRedisSaver", colours=("async",), remote="redis", peer=True)
+@asynccontextmanager
+async def async_redis(folder: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    """The namesake for `ainvoke`; it needs modules."""
+    from langgraph.checkpoint.redis.aio import AsyncRedisSaver
+
+    async with AsyncRedisSaver.from_conn_string(_url(folder)) as saver:
+        yield saver
+
+
+@register("PlainRedisSaver", colours=("sync",), remote="redis", peer=True)
+@contextmanager
+def plain_redis(folder: Path) -> Iterator[BaseCheckpointSaver[Any]]:
+    """The `RedisSaver` of langgraph-checkpoint-plainredis."""
+    from langgraph_checkpoint_plainredis import RedisSaver
+
+    saver = RedisSaver(url=_url(folder))
+    yield saver
+    saver.client.close()
+
+
+@register("AsyncPlainRedisSaver", colours=("async",), remote="redis", peer=True)
+@asynccontextmanager
+async def async_plain_redis(folder: Path) -> AsyncIterator[BaseCheckpointSaver[Any]]:
+    """The `AsyncRedisSaver` of langgraph-checkpoint-plainredis."""
+    from langgraph_checkpoint_plainredis import AsyncRedisSaver
+
+    saver = AsyncRedisSaver(url=_url(folder))
+    yield saver
+    await saver.client.aclose()
+
+
+@register("charm-redis", remote="redis")
+@contextmanager
+def charm_redis(folder: Path) -> Iterator[BaseCheckpointSaver[Any] | None]:
+    """This project on its Redis backend, with default settings."""
+    from charm_checkpoint import open_store
+
+    with open_store(_url(folder)) as store:
         yield store.get_langgraph_checkpointer()
 
 

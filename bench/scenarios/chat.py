@@ -10,17 +10,26 @@ from bench.figures import Figure, Target
 from bench.graphs import Chat, chat_graph
 from bench.plan import Durability, Window
 from bench.run import Run, take_turns
-from bench.savers import Entrant
+from bench.savers import NONE, Entrant
 
-__all__ = ["run", "samples"]
+__all__ = ["run", "samples", "trips"]
 
 Samples = dict[Window, dict[Entrant, list[float]]]
 
 
-def run(run: Run, *, targets: Mapping[Durability, Target]) -> Iterator[Figure]:
-    """Milliseconds a turn; targets are for the overhead over no saver."""
+def run(
+    run: Run, *, targets: Mapping[Durability, Target], late: Target | None = None
+) -> Iterator[Figure]:
+    """Milliseconds a turn; targets are for the overhead over no saver.
+
+    Args:
+        run: Who takes part.
+        targets: By durability.
+        late: For windows after the first, where it is another one.
+    """
     for durability in run.durabilities:
         for (first, last), taken in samples(run, durability).items():
+            early = (first, last) == run.plan.windows[0]
             yield Figure(
                 title=f"Chat turn{run.plan.distance}",
                 case=f"{durability}, {first}–{last}",
@@ -28,8 +37,27 @@ def run(run: Run, *, targets: Mapping[Durability, Target]) -> Iterator[Figure]:
                 samples=taken,
                 peers=run.peers,
                 overhead=True,
-                target=targets.get(durability),
+                target=targets.get(durability) if early else late or targets.get(durability),
             )
+
+
+def trips(run: Run, *, target: Target) -> Iterator[Figure]:
+    """Round trips that a turn waits for, one after another: its time, in trips of the far server."""
+    assert run.plan.delay is not None
+    trip = 2e3 * run.plan.delay
+    for (first, last), taken in samples(run, "async").items():
+        yield Figure(
+            title=f"Round trips a chat turn waits for{run.plan.distance}",
+            case=f"async, {first}–{last}",
+            unit="trips",
+            samples={
+                entrant: [each / trip for each in milliseconds]
+                for entrant, milliseconds in taken.items()
+                if entrant.saver != NONE
+            },
+            peers=run.peers,
+            target=target,
+        )
 
 
 def samples(run: Run, durability: Durability) -> Samples:

@@ -14,7 +14,7 @@ from bench.size import sizes_after
 __all__ = ["run"]
 
 
-def run(run: Run, *, target: Target) -> Iterator[Figure]:
+def run(run: Run, *, target: Target | None = None) -> Iterator[Figure]:
     """Bytes to the server in a turn, as a multiple of the text that the turn adds: two messages."""
     first, last = run.plan.sent_turns
     new = 2 * MESSAGE_CHARACTERS
@@ -29,7 +29,7 @@ def run(run: Run, *, target: Target) -> Iterator[Figure]:
                 (after.sent - before.sent) / new for before, after in pairwise(sizes)
             ]
     yield Figure(
-        title=f"Sent in a turn that adds {new:,} bytes of text",
+        title=f"Sent in a turn that adds {new:,} bytes of text{run.plan.distance}",
         case=f"turns {first}–{last}",
         unit="× these",
         samples=samples,
