@@ -57,7 +57,7 @@ $(VENV)/.demo: pyproject.toml adapters/postgres/pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: $(PROJECTS) | $(BIN)/python
 	@echo "Installing the core, the adapters and the tools into $(VENV); this happens once …"
-	@$(PIP) install --group dev -e ".[demo,testing]" $(ADAPTERS)
+	@$(PIP) install --group dev -e ".[demo,encryption,testing]" $(ADAPTERS)
 	@touch $(VENV)/.demo $@
 
 $(BIN)/python:

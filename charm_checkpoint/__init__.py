@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from charm_checkpoint.backend import Backend
+    from charm_checkpoint.encryption import Encryption
     from charm_checkpoint.graph_types import announce_graph_types
     from charm_checkpoint.history import MessageHistory
     from charm_checkpoint.manager import StorageManager, open_store
     from charm_checkpoint.messages import to_dicts, to_messages
+    from charm_checkpoint.moving import copy_threads, export_threads, from_saver, import_threads
+    from charm_checkpoint.policy import RetentionPolicy
     from charm_checkpoint.saver import CheckpointSaver
     from charm_checkpoint.store import (
         BaseMemoryStore,
@@ -29,11 +32,17 @@ __all__ = [
     "BaseMemoryStore",
     "CheckpointSaver",
     "CheckpointStore",
+    "Encryption",
     "MessageHistory",
+    "RetentionPolicy",
     "SaverStore",
     "StorageManager",
     "ThreadInfo",
     "announce_graph_types",
+    "copy_threads",
+    "export_threads",
+    "from_saver",
+    "import_threads",
     "open_store",
     "store_from_saver",
     "to_dicts",
@@ -46,11 +55,17 @@ _HOMES = {
     "BaseMemoryStore": "store",
     "CheckpointSaver": "saver",
     "CheckpointStore": "store",
+    "Encryption": "encryption",
     "MessageHistory": "history",
+    "RetentionPolicy": "policy",
     "SaverStore": "store",
     "StorageManager": "manager",
     "ThreadInfo": "store",
     "announce_graph_types": "graph_types",
+    "copy_threads": "moving",
+    "export_threads": "moving",
+    "from_saver": "moving",
+    "import_threads": "moving",
     "open_store": "manager",
     "store_from_saver": "store",
     "to_dicts": "messages",

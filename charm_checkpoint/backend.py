@@ -11,7 +11,7 @@ Everything above it (retries, batching, both colours, fencing policy) is the eng
 | `scan` | checkpoints newest first, in pages | – |
 | `pull` | a thread's heads, and of them what somebody who held them once lacks now | – |
 | `lineage` | what a DeltaChannel is rebuilt from | – |
-| `threads` | threads by recency, in pages | – |
+| `threads` | threads by recency, in pages; by status and labels | – |
 | `delete` | remove a thread and leave a tombstone | yes |
 | `copy` | a thread under another id | no: `ThreadExistsError` |
 | `prune` | remove named checkpoints and what only they need | yes |
@@ -29,20 +29,22 @@ connections of its own, without touching the parent's.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 __all__ = [
+    "SEALED",
     "SENDS_IN_PARENT_BELOW",
     "STORED",
     "Ancestor",
     "Backend",
     "BlobRow",
     "CheckpointRow",
+    "Compacted",
     "Entry",
     "HeadMark",
     "HeadRow",
+    "Labels",
     "MoveHead",
     "OnConflict",
     "Outcome",
@@ -52,21 +54,22 @@ __all__ = [
     "PutWrites",
     "Scan",
     "Snapshot",
+    "Status",
     "ThreadCursor",
+    "ThreadQuery",
     "ThreadRow",
     "Tombstone",
     "Unit",
     "WriteRow",
-    "judge",
-    "judge_again",
-    "judge_move",
-    "pulled",
 ]
 
 OnConflict = Literal["raise", "branch", "overwrite"]
 
 SENDS_IN_PARENT_BELOW = 4
 """Checkpoints of a format below this keep their pending sends among their parent's writes."""
+
+SEALED = "+aesgcm"
+"""Ends the type of a value that is encrypted. Two such values have nothing in common, and neither can be compressed."""
 
 
 class CheckpointRow(NamedTuple):
@@ -217,66 +220,6 @@ class Tombstone(NamedTuple):
 STORED = Outcome("stored")
 
 
-def judge(
-    put: PutCheckpoint,
-    head: HeadRow | None,
-    tombstone: Tombstone | None,
-    is_stored: Callable[[str, str], bool],
-) -> Outcome:
-    """Decide what becomes of a checkpoint that is not stored yet.
-
-    Args:
-        put: The unit.
-        head: The head of its namespace.
-        tombstone: The thread's, if it was ever deleted.
-        is_stored: Tells whether a `(namespace, checkpoint_id)` of the thread is there.
-    """
-    row = put.row
-    if tombstone is not None:
-        if put.namespace == "" and row.checkpoint_id in tombstone.first_ids:
-            return Outcome("deleted", deleted_at=tombstone.deleted_at)
-        for namespace, origin in ((put.namespace, row.parent_id), ("", row.root_id)):
-            late = origin is not None and origin <= tombstone.deleted_through
-            if late and origin is not None and not is_stored(namespace, origin):
-                return Outcome("deleted", deleted_at=tombstone.deleted_at)
-    expected = row.parent_id if put.over is None else put.over
-    overtaken = put.fenced and head is not None and head.checkpoint_id != expected
-    if overtaken and put.on_conflict == "raise":
-        return Outcome("conflict", head)
-    if not put.whole and row.parent_id is not None and not is_stored(put.namespace, row.parent_id):
-        return Outcome("orphaned", head)
-    if put.on_conflict == "beside" or (overtaken and put.on_conflict == "branch"):
-        return Outcome("branched", head)
-    return STORED
-
-
-def judge_again(
-    put: PutCheckpoint, head: HeadRow | None, grew_from_it: Callable[[str], bool]
-) -> Outcome:
-    """Decide what to answer for a checkpoint that is stored already.
-
-    Args:
-        put: The unit.
-        head: The head of its namespace.
-        grew_from_it: Tells whether a checkpoint of the namespace has it among its ancestors.
-    """
-    leaves_head = put.fenced and put.on_conflict in ("branch", "beside")
-    if leaves_head and head is not None and head.checkpoint_id != put.row.checkpoint_id:
-        return STORED if grew_from_it(head.checkpoint_id) else Outcome("branched", head)
-    return STORED
-
-
-def judge_move(move: MoveHead, head: HeadRow | None, is_stored: bool) -> Outcome:
-    """Decide whether a head may move to a checkpoint that is, or is not, stored."""
-    if head is not None and head.checkpoint_id == move.checkpoint_id:
-        return STORED
-    if not is_stored:
-        return Outcome("orphaned", head)
-    if head is not None and head.checkpoint_id != move.over:
-        return Outcome("conflict", head)
-    return STORED
-
-
 class Snapshot(NamedTuple):
     """One checkpoint as it is stored. All empty when there is none."""
 
@@ -359,52 +302,23 @@ class Pulled(NamedTuple):
     """Also when the thread began anew. The entries leave it out."""
 
 
-def pulled(
-    thread_id: str,
-    held: Sequence[HeadMark],
-    heads: Iterable[tuple[HeadRow, Snapshot]],
-    tombstone: Tombstone | None,
-    *,
-    versions: Callable[[str, str], Mapping[str, str]],
-    blobs: Callable[[str, Mapping[str, str]], Sequence[BlobRow]],
-) -> Pulled:
-    """Answer `Backend.pull`, for backends that can call Python within their transaction.
-
-    Args:
-        thread_id: The thread.
-        held: As for `pull`.
-        heads: All heads of the thread, or at least the live ones, each with its snapshot less the blobs.
-        tombstone: The thread's.
-        versions: Tells the versions of a `(namespace, checkpoint_id)`; empty if it is not stored.
-        blobs: Reads the stored ones of a namespace's versions.
-    """
-    found = [(head, snapshot) for head, snapshot in heads if snapshot.checkpoint is not None]
-    root = next((head.checkpoint_id for head, _ in found if head.namespace == ""), None)
-    marks, entries = [], []
-    for head, snapshot in found:
-        row = snapshot.checkpoint
-        if row is None or (":" in head.namespace and (root is None or row.root_id != root)):
-            continue
-        mark = HeadMark(head, _mark(snapshot.writes))
-        marks.append(mark)
-        known = [m for m in held if m.head.namespace == head.namespace]
-        if any((m.head.checkpoint_id, m.writes) == (row.checkpoint_id, mark.writes) for m in known):
-            continue
-        named = (versions(head.namespace, m.head.checkpoint_id) for m in known)
-        there = next((found for found in named if found), {})
-        missing = {c: v for c, v in row.versions.items() if there.get(c) != v}
-        snapshot = snapshot._replace(blobs=blobs(head.namespace, missing), head=head.checkpoint_id)
-        entries.append(Entry(thread_id, head.namespace, snapshot))
-    return Pulled(marks, entries, tombstone and tombstone._replace(first_ids=()))
-
-
-def _mark(writes: Sequence[WriteRow]) -> str:
-    if not writes:
-        return ""
-    return hashlib.sha256(repr([tuple(row) for row in writes]).encode()).hexdigest()[:32]
-
-
 ThreadCursor = tuple[float, str]
+
+Status = Literal["idle", "interrupted", "failed"]
+
+Labels = Mapping[str, "str | int | bool"]
+
+
+class ThreadQuery(NamedTuple):
+    """Which threads to list; `None` means any."""
+
+    limit: int = 100
+    after: ThreadCursor | None = None
+    """Go on behind this `(updated_at, thread_id)`: the last row's of the page before."""
+    thread_id: str | None = None
+    status: Status | None = None
+    labels: Labels | None = None
+    """Only threads that have each of these among their `labels`."""
 
 
 class ThreadRow(NamedTuple):
@@ -416,15 +330,35 @@ class ThreadRow(NamedTuple):
     """When one of its heads moved last."""
     heads: Sequence[HeadRow]
     """By namespace, the root graph's (`''`) first where there is one."""
-    pending: frozenset[str]
-    """Channels that pending writes of the root head go to (an interrupt is a write)."""
+    status: Status
+    """By the pending writes of the root head, see `status_of`."""
+    labels: Labels
+    """Of the root head's metadata, see `labels_of`."""
+
+
+class Compacted(NamedTuple):
+    """What `compact` made of the place where rows live."""
+
+    before: int
+    """Bytes."""
+    after: int
+    complete: bool
+    """False if others were reading all the while: the file shrinks, and forgets what was deleted, when they end."""
 
 
 class Backend(Protocol):
     """A place where rows live. See the module's page for the contract of every verb.
 
     One that is far away and takes writes side by side may have an attribute `parallel_writes: int`: how many the engine
-    may have in flight at once (by default 1).
+    may have in flight at once (by default 1). One that knows what its database needs may have a method `diagnose()`,
+    whose `(name, "ok" | "warn" | "fail", detail)` `charm-checkpoint doctor` prints.
+
+    One that can tell what checkpoints cost may have `sizes(thread_id) -> Mapping[tuple[str, str], int] | None`: by
+    `(namespace, checkpoint_id)` the bytes stored for it, each counted once, with the greatest id that is read from it.
+
+    One that lives in a file may have `compact(*, pack: bool = True) -> Compacted`: give back the room of what was
+    deleted, so that no byte of it is left, and with `pack` first store old values in less room. Safe beside writers,
+    who may have to wait.
     """
 
     @property
@@ -472,10 +406,8 @@ class Backend(Protocol):
         ends where every channel has ended, or at the root. Ancestors with nothing to tell may be left out.
         """
 
-    def threads(
-        self, *, limit: int, after: ThreadCursor | None = None, thread_id: str | None = None
-    ) -> Sequence[ThreadRow]:
-        """List threads by descending `(updated_at, thread_id)`, behind `after`, or just the named one."""
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
+        """List threads in one page, by descending `(updated_at, thread_id)`."""
 
     def delete(self, thread_id: str, *, at: float) -> bool:
         """Remove a thread with all namespaces and leave a tombstone. False if there was nothing."""

@@ -27,7 +27,16 @@ from urllib.parse import unquote
 from charm_checkpoint.errors import ConfigError, MissingVariableError
 from charm_checkpoint.secrets import is_secret_name
 
-__all__ = ["Provider", "Target", "configured", "expand", "mask", "number", "resolve"]
+__all__ = [
+    "Provider",
+    "Target",
+    "configured",
+    "expand",
+    "flag",
+    "mask",
+    "number",
+    "resolve",
+]
 
 PROVIDER_VARIABLE = "CHARM_MEMORY_PROVIDER"
 
@@ -85,7 +94,7 @@ def resolve(target: Target) -> Provider:
         raise ConfigError(f"{where} has a key that is no text: {odd[0]!r}; put it in quotes")
     config = {key: expand(value, f"{where}.{key}") for key, value in target.config.items()}
     replica = _replica(config.pop("replica", False), f"{where}.replica")
-    strict = _flag(config.pop("strict", False), f"{where}.strict")
+    strict = flag(config.pop("strict", False), f"{where}.strict")
     name, extra = _parse(target.provider)
     for key in extra.keys() & config.keys():
         raise ConfigError(f"{where}.{key}: the URL says this too; give it once")
@@ -189,7 +198,12 @@ def _sqlite_path(rest: str) -> str:
     return path if path.startswith("~") else str(Path(path).absolute())
 
 
-def _flag(value: Any, where: str) -> bool:
+def flag(value: Any, where: str) -> bool:
+    """Read a switch of a config, where `${VAR}` makes texts of `true` and `false`.
+
+    Raises:
+        ConfigError: It is neither.
+    """
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.lower() in ("true", "false"):
@@ -202,7 +216,7 @@ def _replica(value: Any, where: str) -> bool | str:
         return False
     if isinstance(value, str) and value.lower() not in ("true", "false"):
         return value
-    return _flag(value, f"{where}, if it is no path,")
+    return flag(value, f"{where}, if it is no path,")
 
 
 def _declared() -> Target | None:

@@ -8,8 +8,9 @@ with their number of elements.
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
-__all__ = ["apply", "diff"]
+__all__ = ["apply", "diff", "parts"]
 
 _FIELDS = struct.Struct(">IIIIII")
 """Lengths of base and result, of `head`; `start` and `length`; `rest`. Then `head` and `middle`."""
@@ -34,37 +35,90 @@ def apply(base: bytes, *deltas: bytes) -> bytes:
     Raises:
         ValueError: A delta was not made against what it is applied to, or is damaged.
     """
-    # Pieces of the inputs, joined once at the end: a chain costs hardly more than its last value.
-    pieces, size = [memoryview(base)], len(base)
+    parsed: list[_Parsed] = []
+    size = len(base)
     for delta in deltas:
-        try:
-            base_size, new_size, head, start, length, rest = _FIELDS.unpack_from(delta)
-        except struct.error as error:
-            raise ValueError(f"a delta of {len(delta)} bytes has no header") from error
-        if base_size != size:
-            raise ValueError(f"a delta to {base_size} bytes does not fit a base of {size}")
-        own = memoryview(delta)[_FIELDS.size :]
-        kept, tail = _cut(pieces, start, length), _cut(pieces, size - rest, rest)
-        pieces = [own[:head], *kept, own[head:], *tail]
-        size = sum(map(len, pieces))
-        if size != new_size:
-            raise ValueError(f"a delta to {new_size} bytes gives {size}")
-    return b"".join(pieces)
+        parsed.append(_parse(delta, size))
+        size = parsed[-1].size
+    # From the last to the first: of each value only what is left of it in the end is looked for.
+    found: list[tuple[int, memoryview]] = []
+    wanted = [
+        (0, 0, size)
+    ]  # where it goes, and from where to where it is in the value that is looked at
+    for own, head, kept, tail, shift, tail_shift, _ in reversed(parsed):
+        further: list[tuple[int, int, int]] = []
+        for to, begin, end in wanted:
+            offset = to - begin
+            if begin < head:
+                stop = min(end, head)
+                found.append((offset + begin, own[begin:stop]))
+                begin = stop
+            if begin < end and begin < kept:
+                stop = min(end, kept)
+                further.append((offset + begin, begin + shift, stop + shift))
+                begin = stop
+            if begin < end and begin < tail:
+                stop = min(end, tail)
+                found.append((offset + begin, own[begin - kept + head : stop - kept + head]))
+                begin = stop
+            if begin < end:
+                further.append((offset + begin, begin + tail_shift, end + tail_shift))
+        wanted = further
+    whole = memoryview(base)
+    found += [(to, whole[begin:end]) for to, begin, end in wanted]
+    found.sort(key=_place)
+    return b"".join([piece for _, piece in found])
 
 
-def _cut(pieces: list[memoryview], start: int, length: int) -> list[memoryview]:
-    """The part of a value in pieces that begins at `start`."""
-    found: list[memoryview] = []
-    for piece in pieces:
-        if length <= 0:
-            break
-        if start >= len(piece):
-            start -= len(piece)
-            continue
-        part = piece[start : start + length]
-        found.append(part)
-        length -= len(part)
-        start = 0
+class _Parsed(NamedTuple):
+    own: memoryview
+    head: int
+    kept: int
+    """Where what follows `head` from the base ends."""
+    tail: int
+    """Where what is taken from the end of the base begins."""
+    shift: int
+    """From a place before `kept` to the same in the base."""
+    tail_shift: int
+    """From a place behind `tail` to the same in the base."""
+    size: int
+
+
+def _parse(delta: bytes, size: int) -> _Parsed:
+    try:
+        base_size, new_size, head, start, length, rest = _FIELDS.unpack_from(delta)
+    except struct.error as error:
+        raise ValueError(f"a delta of {len(delta)} bytes has no header") from error
+    if base_size != size:
+        raise ValueError(f"a delta to {base_size} bytes does not fit a base of {size}")
+    own = memoryview(delta)[_FIELDS.size :]
+    gives = len(own) + length + rest
+    if gives != new_size or head > len(own) or start + length > size or rest > size:
+        raise ValueError(f"a delta to {new_size} bytes gives {gives}")
+    tail = new_size - rest
+    return _Parsed(own, head, head + length, tail, start - head, size - new_size, new_size)
+
+
+def _place(piece: tuple[int, memoryview]) -> int:
+    return piece[0]
+
+
+def parts(base: bytes, new: bytes) -> list[bytes | tuple[int, int]] | None:
+    """Tell `new` as its parts: new bytes, and ranges of `base` as `(start, length)`; `None` as in `diff`."""
+    encoded = diff(base, new)
+    if encoded is None:
+        return None
+    _, _, head, start, length, rest = _FIELDS.unpack_from(encoded)
+    own = encoded[_FIELDS.size :]
+    found: list[bytes | tuple[int, int]] = []
+    if own[:head]:
+        found.append(own[:head])
+    if length:
+        found.append((start, length))
+    if own[head:]:
+        found.append(own[head:])
+    if rest:
+        found.append((len(base) - rest, rest))
     return found
 
 

@@ -44,11 +44,19 @@ class Engine(ForkAware):
     Args:
         backend: Prepared on the first call, not before.
         retry: What to do while the backend is unavailable.
+        through: Makes the door that all calls go through, of the backend.
     """
 
-    def __init__(self, backend: Backend, *, retry: RetryPolicy | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        retry: RetryPolicy | None = None,
+        through: Callable[[Backend], Backend] | None = None,
+    ) -> None:
         super().__init__()
         self.backend = backend
+        self._door = backend if through is None else through(backend)
         self._retry = retry or RetryPolicy()
         self._closed = False
         self._ready = False
@@ -60,10 +68,9 @@ class Engine(ForkAware):
         self._lock = threading.Lock()
         self._setup_lock = threading.Lock()
         self._main = self._aside = Lane(self._write)
-        width = getattr(self.backend, "parallel_writes", 1)
-        if width > 1:
+        if self._width > 1:
             # Where a write is a journey, LangGraph's next checkpoint should not wait for one with pending writes only.
-            self._aside = Lane(self._write, width=width - 1)
+            self._aside = Lane(self._write, width=self._width - 1)
         self._lanes = {self._main, self._aside}
         self._readers: ThreadPoolExecutor | None = None
 
@@ -82,10 +89,17 @@ class Engine(ForkAware):
         return await self._lane(unit).awrite(unit)
 
     def _lane(self, unit: Unit) -> Lane:
-        return self._aside if isinstance(unit, PutWrites) and not unit.fenced else self._main
+        # Asked each time: how far away the backend is, and so how many writes it takes at once, may be found out later.
+        if isinstance(unit, PutWrites) and not unit.fenced and self._width > 1:
+            return self._aside
+        return self._main
+
+    @property
+    def _width(self) -> int:
+        return getattr(self.backend, "parallel_writes", 1)
 
     def _write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
-        return self._attempt(lambda: self.backend.write(units))
+        return self._attempt(lambda: self._door.write(units))
 
     @property
     def unanswered(self) -> int:
@@ -102,7 +116,7 @@ class Engine(ForkAware):
             repeat: Whether it may be done again when the backend was unavailable, though it may have been done.
         """
         self._check_open()
-        return self._attempt(lambda: function(self.backend), repeat=repeat)
+        return self._attempt(lambda: function(self._door), repeat=repeat)
 
     async def acall(self, function: Callable[[Backend], T], *, repeat: bool = True) -> T:
         """Like `call`, on a thread of a small pool."""
@@ -128,11 +142,11 @@ class Engine(ForkAware):
                 if not self._ready:
                     self._setup()
                 return action()
-            except BackendUnavailable:
-                if not repeat or time.monotonic() + pause > deadline:
+            except BackendUnavailable as error:
+                if not repeat or time.monotonic() + max(pause, error.retry_after) > deadline:
                     raise
                 # Jitter, so that clients a restart threw out do not come back together.
-                time.sleep(pause * random.uniform(0.5, 1.0))
+                time.sleep(max(pause * random.uniform(0.5, 1.0), error.retry_after))
                 pause = min(pause * 2, self._retry.max_pause)
 
     def _setup(self) -> None:

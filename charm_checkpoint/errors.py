@@ -11,6 +11,7 @@ CheckpointStoreError
 │   └── TypeNotAllowedError        a stored type is not on the allow-list; names it
 ├── ThreadConflictError            another writer moved the thread on first
 ├── ThreadDeletedError             a late write to a deleted thread
+│   └── DeletedInTargetError       a copy of a thread that was deleted where it goes
 ├── ThreadBusyError                a graph is within a step that saving messages would spoil
 ├── ThreadNotFoundError            the thread asked for has no checkpoints (LookupError)
 ├── CheckpointNotFoundError        the checkpoint that a step grew from is gone (LookupError)
@@ -38,6 +39,7 @@ __all__ = [
     "CheckpointNotFoundError",
     "CheckpointStoreError",
     "ConfigError",
+    "DeletedInTargetError",
     "DeserializationError",
     "InvalidIdError",
     "MissingVariableError",
@@ -156,6 +158,19 @@ class ThreadDeletedError(CheckpointStoreError):
         )
 
 
+class DeletedInTargetError(ThreadDeletedError):
+    """A thread was deleted in the store that it is copied to; nothing of it was stored there."""
+
+    def __str__(self) -> str:
+        from datetime import datetime, timezone
+
+        when = datetime.fromtimestamp(self.deleted_at, timezone.utc).isoformat(timespec="seconds")
+        return (
+            f"thread {self.thread_id!r} was deleted in the target at {when}, and what was deleted does not come back. "
+            "To keep it there under another name, fork it in the source and copy the fork; or copy without it"
+        )
+
+
 class ThreadBusyError(CheckpointStoreError):
     """A graph is within a step that was given answers or updates already; saving messages now would lose them."""
 
@@ -178,6 +193,9 @@ class BackendError(CheckpointStoreError):
 
 class BackendUnavailable(BackendError):
     """The database cannot be reached now; the same call may succeed later."""
+
+    retry_after: float = 0.0
+    """Seconds for which the database wants to be left alone."""
 
 
 class BackendFull(BackendError):

@@ -94,13 +94,17 @@ class MessageHistory:
         self._saver = saver
         self._channel = channel
 
-    def load(self, thread_id: str) -> list[dict[str, Any]]:
+    def load(self, thread_id: str, *, checkpoint_id: str | None = None) -> list[dict[str, Any]]:
         """Return the thread's messages, oldest first; an unknown thread has none.
+
+        Args:
+            thread_id: The thread.
+            checkpoint_id: As they were at this checkpoint; by default the newest.
 
         Raises:
             DeserializationError: The channel holds something else than a list of messages.
         """
-        return to_dicts(self._read(thread_id).stored)
+        return to_dicts(self._read(thread_id, checkpoint_id).stored)
 
     def save(self, thread_id: str, messages: Iterable[dict[str, Any] | BaseMessage]) -> None:
         """Make `messages` the thread's whole list; the same list again writes nothing.
@@ -180,8 +184,11 @@ class MessageHistory:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def _read(self, thread_id: str) -> _Thread:
-        head = self._saver.get_tuple(_config(thread_id))
+    def _read(self, thread_id: str, checkpoint_id: str | None = None) -> _Thread:
+        config = _config(thread_id)
+        if checkpoint_id is not None:
+            config["configurable"]["checkpoint_id"] = checkpoint_id
+        head = self._saver.get_tuple(config)
         if head is None or not self._is_replayed(head):
             return self._thread(thread_id, head)
         found = self._saver.get_delta_channel_history(config=head.config, channels=[self._channel])

@@ -24,7 +24,7 @@ from charm_checkpoint.store import BaseMemoryStore
 __all__ = ["StorageManager", "open_store"]
 
 # The part of a config that local files, standing in for a provider that is not installed, can follow too.
-_PORTABLE = ("on_conflict", "allow", "device", "retry_timeout")
+_PORTABLE = ("on_conflict", "allow", "device", "encryption", "retention", "retry_timeout")
 
 
 def open_store(url_or_provider: str | None = None, /, **config: Any) -> BaseMemoryStore:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 from charm_checkpoint.backend import (
@@ -26,18 +27,23 @@ from charm_checkpoint.backend import (
     PutWrites,
     Scan,
     Snapshot,
-    ThreadCursor,
+    ThreadQuery,
     ThreadRow,
     Tombstone,
     Unit,
     WriteRow,
-    judge,
-    judge_again,
-    judge_move,
-    pulled,
 )
 from charm_checkpoint.errors import ThreadExistsError, ThreadNotFoundError
 from charm_checkpoint.forks import ForkAware
+from charm_checkpoint.rules import (
+    has_labels,
+    judge,
+    judge_again,
+    judge_move,
+    labels_of,
+    pulled,
+    status_of,
+)
 
 __all__ = ["MemoryBackend"]
 
@@ -274,28 +280,33 @@ class MemoryBackend(ForkAware):
                     found.append(Ancestor(row.checkpoint_id, seeds, writes))
             return found
 
-    def threads(
-        self, *, limit: int, after: ThreadCursor | None = None, thread_id: str | None = None
-    ) -> Sequence[ThreadRow]:
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
         with self._lock:
             rows = [
                 self._thread_row(id, thread)
                 for id, thread in self._threads.items()
-                if thread_id in (None, id) and any(ns.head for ns in thread.namespaces.values())
+                if query.thread_id in (None, id)
+                and any(ns.head for ns in thread.namespaces.values())
             ]
         rows.sort(key=lambda r: (r.updated_at, r.thread_id), reverse=True)
-        if after is not None:
-            rows = [r for r in rows if (r.updated_at, r.thread_id) < after]
-        return rows[:limit]
+        wanted = (
+            row
+            for row in rows
+            if (query.after is None or (row.updated_at, row.thread_id) < query.after)
+            and query.status in (None, row.status)
+            and has_labels(row.labels, query.labels)
+        )
+        return list(islice(wanted, query.limit))
 
     @staticmethod
     def _thread_row(thread_id: str, thread: _Thread) -> ThreadRow:
         heads = [ns.head for _, ns in sorted(thread.namespaces.items()) if ns.head]
         root = thread.namespaces.get("")
         head = root.head.checkpoint_id if root and root.head else None
-        pending = frozenset(w.channel for w in root.sorted_writes(head)) if root else frozenset()
+        status = status_of(w.channel for w in root.sorted_writes(head)) if root else "idle"
+        labels = labels_of(root.checkpoints[head].metadata) if root and head else {}
         updated_at = max(head.moved_at for head in heads)
-        return ThreadRow(thread_id, thread.created_at, updated_at, heads, pending)
+        return ThreadRow(thread_id, thread.created_at, updated_at, heads, status, labels)
 
     # -- deleting and copying --------------------------------------------------------------------------------------
 
@@ -372,15 +383,16 @@ def _matches(query: Scan, key: _Key, row: CheckpointRow) -> bool:
 
 def _prune_namespace(ns: _Namespace, ids: Sequence[str]) -> int:
     gone = {i: ns.checkpoints.pop(i) for i in ids if i in ns.checkpoints}
+    removed = len(gone)
     for checkpoint_id in gone:
         ns.writes.pop(checkpoint_id, None)
     needed = {key for row in ns.checkpoints.values() for key in row.versions.items()}
     for key in [k for k in ns.blobs if k not in needed]:
         del ns.blobs[key]
     if ns.head is not None and ns.head.checkpoint_id in gone:
-        ancestor = gone[ns.head.checkpoint_id].parent_id
-        while ancestor in gone:
-            ancestor = gone[ancestor].parent_id
+        ancestor: str | None = ns.head.checkpoint_id
+        while ancestor in gone:  # each once, as a forged cycle of parents has no end
+            ancestor = gone.pop(ancestor).parent_id
         if ancestor not in ns.checkpoints:
             ancestor = max(ns.checkpoints, default=None)
         row = ns.checkpoints[ancestor] if ancestor is not None else None
@@ -389,4 +401,4 @@ def _prune_namespace(ns: _Namespace, ids: Sequence[str]) -> int:
             if row
             else None
         )
-    return len(gone)
+    return removed

@@ -32,7 +32,13 @@ _LOCAL = "charm_checkpoint.sqlite:LocalMemory"
 _BUILT_IN = {"local": _LOCAL, "sqlite": _LOCAL}
 
 # Schemes that are another provider's name for itself.
-_FAMILIES = {"postgresql": "postgres", "rediss": "redis", "sqlite": "local", "valkey": "redis"}
+_FAMILIES = {
+    "postgresql": "postgres",
+    "rediss": "redis",
+    "sqlite": "local",
+    "valkey": "redis",
+    "valkeys": "redis",
+}
 
 
 class Plugin(NamedTuple):

@@ -47,6 +47,7 @@ from charm_checkpoint.backend import (
 )
 from charm_checkpoint.codec import Codec, Place, delta_channels, forks, place_of, valid_id
 from charm_checkpoint.device import device_name
+from charm_checkpoint.encryption import Encryption
 from charm_checkpoint.engine import Engine, RetryPolicy
 from charm_checkpoint.errors import (
     CheckpointNotFoundError,
@@ -101,6 +102,7 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
         device: This device's name, shown to others; by default `$CHARM_DEVICE` or the host's name.
         serde: Another serializer; `allow` does not apply to it.
         retry: How long to repeat calls while the backend is unavailable.
+        encryption: With what channel values and pending writes are encrypted; by default they are not.
 
     Raises:
         ConfigError: An argument is not valid.
@@ -115,12 +117,15 @@ class CheckpointSaver(BaseCheckpointSaver[str]):
         device: str | None = None,
         serde: SerializerProtocol | None = None,
         retry: RetryPolicy | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
         if on_conflict not in _POLICIES:
             raise ConfigError(f"on_conflict={on_conflict!r} is not one of {', '.join(_POLICIES)}")
         super().__init__(serde=serde or StrictSerializer(allow=allow))
         graph_types.announce_graph_types()
-        self._shared = _Shared(Engine(backend, retry=retry), on_conflict, device_name(device))
+        through = None if encryption is None else encryption.over
+        engine = Engine(backend, retry=retry, through=through)
+        self._shared = _Shared(engine, on_conflict, device_name(device))
         self._channels: Collection[str] | None = None
 
     def narrowed(self, channels: Collection[str]) -> CheckpointSaver:

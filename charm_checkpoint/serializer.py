@@ -9,7 +9,8 @@ from typing import Any, Union
 from langgraph.checkpoint.serde.event_hooks import SerdeEvent, register_serde_event_listener
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from charm_checkpoint.errors import ConfigError, TypeNotAllowedError
+from charm_checkpoint.backend import SEALED
+from charm_checkpoint.errors import ConfigError, DeserializationError, TypeNotAllowedError
 
 __all__ = ["AllowedType", "StrictSerializer", "parse_allowed"]
 
@@ -48,16 +49,17 @@ class StrictSerializer(JsonPlusSerializer):
 
     def loads_opaque(self, data: tuple[str, bytes]) -> Any:
         """Read a value back for somebody who only passes it by: types that are not allowed come as bare fields."""
-        return super().loads_typed(data)
+        return self._loads(data)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """Read a value back.
 
         Raises:
             TypeNotAllowedError: It holds a type that is not allowed. Nothing of that type was imported.
+            DeserializationError: It is encrypted.
         """
         _blocked.names.clear()
-        value = super().loads_typed(data)
+        value = self._loads(data)
         if _blocked.names:
             names = sorted(set(_blocked.names))
             raise TypeNotAllowedError(
@@ -66,6 +68,13 @@ class StrictSerializer(JsonPlusSerializer):
                 "graph was compiled.)"
             )
         return value
+
+    def _loads(self, data: tuple[str, bytes]) -> Any:
+        if data[0].endswith(SEALED):
+            raise DeserializationError(
+                "it is encrypted, and the store was opened without a key: give it encryption: {key: …}"
+            )
+        return super().loads_typed(data)
 
 
 def parse_allowed(allow: Iterable[AllowedType]) -> list[tuple[str, ...]]:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from charm_checkpoint.config import number
-from charm_checkpoint.errors import ConfigError
+from charm_checkpoint.config import mask, number
+from charm_checkpoint.errors import ConfigError, ThreadNotFoundError
+from charm_checkpoint.policy import RetentionPolicy
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
     from typing_extensions import Self
 
-    from charm_checkpoint.backend import Backend, ThreadRow
+    from charm_checkpoint.backend import Backend, Compacted, Labels, Status, ThreadRow
+    from charm_checkpoint.erasure import Receipt, Site
     from charm_checkpoint.history import MessageHistory
+    from charm_checkpoint.moving import Source
+    from charm_checkpoint.retention import PruneReport
     from charm_checkpoint.saver import CheckpointSaver
 
 __all__ = ["BaseMemoryStore", "CheckpointStore", "SaverStore", "ThreadInfo", "store_from_saver"]
@@ -95,7 +99,7 @@ class ThreadInfo(NamedTuple):
     """One thread in a listing."""
 
     thread_id: str
-    status: str
+    status: Status
     """`"interrupted"` (waits for an answer), `"failed"` (its last step raised), else `"idle"`."""
     updated_at: float
     """Seconds since the epoch, by the clock of the device that wrote last."""
@@ -105,6 +109,8 @@ class ThreadInfo(NamedTuple):
     checkpoint_id: str
     """That checkpoint."""
     namespaces: tuple[str, ...]
+    labels: Mapping[str, str | int | bool]
+    """What it can be found by: texts, whole numbers and booleans of that checkpoint's metadata."""
 
 
 class SaverStore(BaseMemoryStore):
@@ -174,7 +180,9 @@ class CheckpointStore(SaverStore):
 
     Args:
         config: `on_conflict`, `allow` and `device` as `CheckpointSaver` takes them; `retry_timeout`: seconds for which
-            calls are repeated while the database is unavailable (30); and what `open_backend` reads.
+            calls are repeated while the database is unavailable (30); `encryption`: `{"key": …}`, as `Encryption` takes
+            it, or an `Encryption`; `retention`: what `prune` keeps, as `RetentionPolicy` takes it, durations as
+            `"30d"`, too; and what `open_backend` reads.
 
     Raises:
         ConfigError: The configuration has a key that nobody reads, or a value that is not valid.
@@ -183,10 +191,13 @@ class CheckpointStore(SaverStore):
     options: frozenset[str] = frozenset()
     """Configuration keys that `open_backend` reads."""
 
-    common_options = frozenset({"on_conflict", "allow", "device", "retry_timeout"})
+    common_options = frozenset(
+        {"on_conflict", "allow", "device", "encryption", "retention", "retry_timeout"}
+    )
     """Configuration keys that every store reads."""
 
     def __init__(self, config: dict[str, Any] | None = None) -> None:
+        from charm_checkpoint.encryption import Encryption
         from charm_checkpoint.engine import RetryPolicy
         from charm_checkpoint.saver import CheckpointSaver
 
@@ -200,6 +211,9 @@ class CheckpointStore(SaverStore):
         options = {
             k: config[k] for k in ("on_conflict", "allow", "device") if config.get(k) is not None
         }
+        if config.get("encryption") is not None:
+            options["encryption"] = Encryption.of(config["encryption"])
+        self._retention = RetentionPolicy.of(config.get("retention") or {})
         budget = number(config, "retry_timeout", RetryPolicy().budget, least=0)
         saver = CheckpointSaver(self.open_backend(), retry=RetryPolicy(budget), **options)
         super().__init__(saver, config)
@@ -211,15 +225,38 @@ class CheckpointStore(SaverStore):
     def get_langgraph_checkpointer(self) -> CheckpointSaver:
         return self._saver  # type: ignore[return-value]
 
-    def threads(self, *, limit: int | None = None) -> Iterator[ThreadInfo]:
-        """All threads, the one written last first, read in pages."""
+    def threads(
+        self,
+        *,
+        limit: int | None = None,
+        status: Status | None = None,
+        labels: Labels | None = None,
+    ) -> Iterator[ThreadInfo]:
+        """List threads, the one written last first; read in pages.
+
+        Args:
+            limit: How many at most.
+            status: Only those that are `"interrupted"`, `"failed"` or `"idle"`.
+            labels: Only those that have all of these among their `labels`: what the metadata of their newest checkpoint
+                holds, such as `{"user": "u-17"}` after runs with `config={"metadata": {"user": "u-17"}, …}`.
+
+        Raises:
+            ConfigError: No thread can be found by such a status or label.
+        """
+        _check_query(status, labels)
+        return self._threads(limit, status, labels)
+
+    def _threads(
+        self, limit: int | None, status: Status | None, labels: Labels | None
+    ) -> Iterator[ThreadInfo]:
+        from charm_checkpoint.backend import ThreadQuery
+
         engine = self.get_langgraph_checkpointer().engine
         after, left = None, limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)
-            rows = engine.call(
-                lambda backend, size=size, after=after: backend.threads(limit=size, after=after)  # type: ignore[misc]
-            )
+            query = ThreadQuery(size, after, status=status, labels=labels)
+            rows = engine.call(lambda backend, query=query: backend.threads(query))  # type: ignore[misc]
             yield from map(_thread_info, rows)
             if len(rows) < size:
                 return
@@ -228,12 +265,136 @@ class CheckpointStore(SaverStore):
 
     def thread(self, thread_id: str) -> ThreadInfo | None:
         """One thread, `None` if it has no checkpoints."""
+        from charm_checkpoint.backend import ThreadQuery
         from charm_checkpoint.codec import valid_id
 
-        thread_id = valid_id(thread_id, "thread_id")
+        query = ThreadQuery(1, thread_id=valid_id(thread_id, "thread_id"))
         engine = self.get_langgraph_checkpointer().engine
-        rows = engine.call(lambda backend: backend.threads(limit=1, thread_id=thread_id))
+        rows = engine.call(lambda backend: backend.threads(query))
         return _thread_info(rows[0]) if rows else None
+
+    def source(self) -> Source:
+        """What copies read this store's threads from."""
+        from charm_checkpoint.moving import BackendSource
+
+        return BackendSource(self.get_langgraph_checkpointer().engine)
+
+    def fork(self, thread_id: str, new_id: str, *, at: str | None = None) -> ThreadInfo:
+        """Make a new thread of what led to a checkpoint of another, which stays as it is.
+
+        The new one goes on from that checkpoint, with its history and what subgraphs did in it; other branches, and
+        what came after it, are left out. Where the thread went on from there, the new one stands before that step:
+        results of its tasks and answers to its questions are not taken along, the questions are.
+
+        Args:
+            thread_id: The thread.
+            new_id: The id of the new one.
+            at: A checkpoint of the root graph, by its id or how that begins; `None` for the newest.
+
+        Raises:
+            ThreadNotFoundError: There is no such thread.
+            CheckpointNotFoundError: It has no such checkpoint, or several whose id begins so.
+            ThreadExistsError: The new thread is there already.
+        """
+        from charm_checkpoint.moving import fork_thread
+
+        saver = self.get_langgraph_checkpointer()
+        fork_thread(saver.engine, thread_id, new_id, at=at, device=saver.device)
+        found = self.thread(new_id)
+        if found is None:
+            raise ThreadNotFoundError(f"thread {new_id!r} was deleted as soon as it was made")
+        return found
+
+    def prune(
+        self,
+        policy: RetentionPolicy | Mapping[str, Any] | None = None,
+        *,
+        threads: Sequence[str] | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> PruneReport:
+        """Remove what a retention policy does not keep, beside running agents. Nothing else prunes by itself.
+
+        Args:
+            policy: What to keep, or a mapping of its limits; by default the `retention` of this store's config.
+            threads: Only these.
+            dry_run: Remove nothing, and tell what would go.
+            on_progress: Called with how many threads are done, and of how many.
+
+        Raises:
+            ConfigError: There is no policy, or it is not valid.
+            ThreadNotFoundError: One of `threads` has no checkpoints.
+        """
+        from charm_checkpoint.retention import prune
+
+        limits = self._retention if policy is None else RetentionPolicy.of(policy)
+        if not limits:
+            raise ConfigError(
+                "nothing says what to keep: give a RetentionPolicy, or put retention: {keep_last: 20} into the config"
+            )
+        engine = self.get_langgraph_checkpointer().engine
+        return prune(engine, limits, threads, dry_run, on_progress)
+
+    def erase(
+        self,
+        *threads: str,
+        labels: Labels | None = None,
+        timeout: float = 30.0,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> Receipt:
+        """Delete all of a subject's threads and their bytes in every place this store keeps them in, and look after it.
+
+        Of a replica these are this device's file and the store behind. Other devices delete their copies when they
+        next ask for the threads. What a database server keeps in its own logs and backups is not reached.
+
+        Args:
+            threads: These.
+            labels: And those that have all of these labels, as `threads` finds them.
+            timeout: Seconds to wait until the store behind a replica has it.
+            on_progress: Called with how many threads are deleted, and of how many.
+
+        Returns:
+            What was found and where; `done` is false where something is left, or nobody could be asked.
+
+        Raises:
+            ConfigError: Neither threads nor labels are given, or there cannot be such labels.
+        """
+        from charm_checkpoint.erasure import erase
+
+        if not threads and not labels:
+            raise ConfigError("name the threads to erase, or labels that they have")
+        return erase(self, threads, labels or {}, timeout, on_progress)
+
+    def sites(self) -> list[Site]:
+        """The places where threads are, the nearest first."""
+        from charm_checkpoint.erasure import Site
+
+        engine = self.get_langgraph_checkpointer().engine
+        backend = engine.backend
+        return [Site(str(mask(backend.name)), lambda look: engine.call(lambda _: look(backend)))]
+
+    def wait_sent(self, threads: Iterable[str], timeout: float) -> bool:
+        """Wait until all of some threads is in every place. False if `timeout` (seconds) ran out."""
+        return self.flush(timeout)
+
+    def compact(self) -> Compacted:
+        """Store old values in less room and give back what pruning and deleting left, beside running agents.
+
+        Their writes wait meanwhile. Of a replica it is this device's file.
+
+        Raises:
+            ConfigError: The database looks after its room itself.
+            BackendUnavailable: Another process held the file for too long.
+            BackendFull: There is no room for a second file beside it.
+        """
+        engine = self.get_langgraph_checkpointer().engine
+        compact = getattr(engine.backend, "compact", None)
+        if compact is None:
+            raise ConfigError(
+                f"{engine.backend.name} is no file on this device; its database looks after its room itself"
+            )
+        found: Compacted = engine.call(lambda _: compact())
+        return found
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything handed over is stored. False if `timeout` (seconds) ran out."""
@@ -248,6 +409,7 @@ class _OpenedStore(CheckpointStore):
 
     def __init__(self, saver: CheckpointSaver, config: dict[str, Any]) -> None:
         SaverStore.__init__(self, saver, config)
+        self._retention = RetentionPolicy.of(config.get("retention") or {})
 
     def open_backend(self) -> Backend:
         return self.get_langgraph_checkpointer().engine.backend
@@ -262,16 +424,29 @@ def store_from_saver(saver: BaseCheckpointSaver[Any], **config: Any) -> SaverSto
     return SaverStore(saver, config)
 
 
+def _check_query(status: str | None, labels: Labels | None) -> None:
+    from charm_checkpoint.rules import LABEL_CHARACTERS, NO_LABELS, is_label
+
+    if status not in (None, "idle", "interrupted", "failed"):
+        raise ConfigError(f"a thread is idle, interrupted or failed, never {status!r}")
+    for name, value in (labels or {}).items():
+        if not is_label(value, name):
+            raise ConfigError(
+                f"no thread can be found by {str(name)[:40]!r} with {str(value)[:40]!r}: a label is a text of at most "
+                f"{LABEL_CHARACTERS} characters, a whole number of 64 bits or a boolean, and its name is none of "
+                f"{', '.join(sorted(NO_LABELS))}"
+            )
+
+
 def _thread_info(row: ThreadRow) -> ThreadInfo:
     head = row.heads[0]
-    marks = (("__interrupt__", "interrupted"), ("__error__", "failed"))
-    status = next((name for channel, name in marks if channel in row.pending), "idle")
     return ThreadInfo(
         row.thread_id,
-        status,
+        row.status,
         row.updated_at,
         row.created_at,
         head.device,
         head.checkpoint_id,
         tuple(h.namespace for h in row.heads),
+        row.labels,
     )

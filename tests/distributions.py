@@ -6,11 +6,13 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
+from charm_checkpoint import plugins
 from charm_checkpoint.manager import StorageManager
 
 # A messages-only plugin as the Charm docs show it, with a folder for a server. {base} is what it inherits from.
@@ -57,12 +59,27 @@ class Site:
 
 @contextmanager
 def site(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A fresh site and manager, with `folder` as the empty working directory; all stores are closed at the end."""
+    """A fresh site and manager, with `folder` as the empty working directory; all stores are closed at the end.
+
+    The adapters that are really installed are not seen.
+    """
     packages, cwd = folder / "site", folder / "cwd"
     packages.mkdir()
     cwd.mkdir()
     patch.chdir(cwd)
     patch.setattr(sys, "path", ["", str(packages), *sys.path])
+
+    def entry_points(**query: str) -> list[metadata.EntryPoint]:
+        found = [each for each in real(**query) if each.dist is not None]
+        return [
+            each
+            for each in found
+            if not each.dist.name.startswith("charm-memory-")
+            or Path(str(each.dist.locate_file(""))) == packages
+        ]
+
+    real = metadata.entry_points
+    patch.setattr(plugins.metadata, "entry_points", entry_points)
     StorageManager.close_all()
     yield Site(packages)
     StorageManager.close_all()

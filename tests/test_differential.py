@@ -25,7 +25,7 @@ from langgraph.checkpoint.base.id import uuid6
 from langgraph.checkpoint.memory import InMemorySaver
 
 from charm_checkpoint import CheckpointSaver
-from charm_checkpoint.backend import Backend
+from charm_checkpoint.backend import Backend, ThreadQuery
 from charm_checkpoint.memory import MemoryBackend
 from charm_checkpoint.sqlite import SqliteBackend
 from charm_checkpoint.sqlite import values as values_table
@@ -211,7 +211,7 @@ class SameAsMemory(RuleBasedStateMachine):
         if not hasattr(self, "ours"):
             return
         there = {t for t, by_ns in self.theirs.storage.items() if any(by_ns.values())}
-        rows = self.ours.engine.call(lambda backend: backend.threads(limit=100))
+        rows = self.ours.engine.call(lambda backend: backend.threads(ThreadQuery(limit=100)))
         assert {row.thread_id for row in rows} == there
 
 

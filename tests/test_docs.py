@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from charm_checkpoint.cli.app import app
 from charm_checkpoint.replica import ReplicaOptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +92,27 @@ def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE))
     assert named <= targets
+
+
+def commands_of(page: str) -> list[list[str]]:
+    """The calls of `charm-checkpoint` in a page's shell blocks."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    calls = [re.split(r" [|>] ", line)[0] for line in lines if line.startswith("charm-checkpoint ")]
+    return [shlex.split(call, comments=True)[1:] for call in calls]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_exist(page: Path) -> None:
+    """Every command in a shell block, with its options and a number of arguments that it takes."""
+    root: Any = typer.main.get_command(app)
+    for call in commands_of(page.read_text("utf-8")):
+        command, rest = root, list(call)
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command = command.commands[rest.pop(0)]
+        assert command is not root, f"there is no command {' '.join(call)}"
+        _, extra, _ = command.make_parser(typer.Context(command)).parse_args(rest)
+        assert not extra, f"{' '.join(call)}: what is {extra}?"
 
 
 def test_settings_of_a_replica() -> None:

@@ -12,8 +12,14 @@ from typing import Any
 
 import pytest
 
-from charm_checkpoint.backend import Backend
-from charm_checkpoint.testing import MessagesContract, ReadContract, ThreadContract, WriteContract
+from charm_checkpoint.backend import Backend, ThreadQuery
+from charm_checkpoint.testing import (
+    ListingContract,
+    MessagesContract,
+    ReadContract,
+    ThreadContract,
+    WriteContract,
+)
 from tests.postgres.server import installations
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,7 +130,7 @@ def test_own_plugins_are_found(run: Run, site: str, tmp_path: Path) -> None:
     assert [thread["thread_id"] for thread in json.loads(shown)["threads"]] == ["invoice-7"]
 
 
-class TestLog(WriteContract, ReadContract, ThreadContract):
+class TestLog(WriteContract, ReadContract, ListingContract, ThreadContract):
     @pytest.fixture
     def backend(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
         monkeypatch.syspath_prepend(OWN_PLUGIN)
@@ -141,7 +147,7 @@ class TestLog(WriteContract, ReadContract, ThreadContract):
         with backend.path.open("ab") as file:
             file.write(b"('delete', ('t',")
         whole = backend.path.stat().st_size
-        assert not self.reopen(backend).threads(limit=1)
+        assert not self.reopen(backend).threads(ThreadQuery(1))
         assert backend.path.stat().st_size < whole
 
 

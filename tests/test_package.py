@@ -130,6 +130,7 @@ def test_public_names_resolve(name: str) -> None:
 ARGUMENTS: dict[str, tuple[object, ...]] = {
     "ThreadConflictError": ("trip", "", None, "1f0c", "phone", 1_700_000_000.0),
     "ThreadDeletedError": ("trip", 1_700_000_000.0),
+    "DeletedInTargetError": ("trip", 1_700_000_000.0),
 }
 
 
@@ -164,7 +165,7 @@ def test_errors_pickle(name: str) -> None:
 # -- dependencies ------------------------------------------------------------------------------------------------------
 
 # These need an extra, or do nothing without LangGraph.
-OPTIONAL = ("cli", "graph_types.py", "testing")
+OPTIONAL = ("cli", "encryption.py", "graph_types.py", "testing")
 
 # What the core's requirements bring.
 REQUIRED = (

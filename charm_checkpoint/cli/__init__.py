@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from charm_checkpoint.cli.app import app
     from charm_checkpoint.config import mask
     from charm_checkpoint.errors import (
+        CheckpointNotFoundError,
         CheckpointStoreError,
         ConfigError,
         InvalidIdError,
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(command.main(arguments, _NAME, standalone_mode=False) or 0)
     except typer.Abort:
         return _INTERRUPTED
-    except (ConfigError, InvalidIdError, ThreadNotFoundError) as error:
+    except (CheckpointNotFoundError, ConfigError, InvalidIdError, ThreadNotFoundError) as error:
         tell(error)
         return 2
     except CheckpointStoreError as error:

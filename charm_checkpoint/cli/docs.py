@@ -21,7 +21,16 @@ _REPORTS: dict[str, type] = {
     "threads": reports.Threads,
     "show": reports.Shown,
     "history": reports.History,
+    "diff": reports.Diff,
+    "watch": reports.Watched,
     "delete": reports.Deletion,
+    "erase": reports.Erasure,
+    "prune": reports.Pruning,
+    "compact": reports.Compaction,
+    "copy": reports.Copy,
+    "export": reports.Export,
+    "import": reports.Copy,
+    "fork": reports.Fork,
     "doctor": reports.Diagnosis,
     "sync status": reports.SyncStatus,
     "sync watch": reports.SyncStatus,
@@ -47,7 +56,8 @@ _HEAD = """\
 - On a terminal tables take the width there is and times are local. In a pipe nothing is cut, folded or coloured;
   `NO_COLOR` turns colours off everywhere.
 - Without `--store` the store is what `CHARM_MEMORY_PROVIDER` or charm.yaml says, else the local one of the workspace.
-  No command makes a store that does not exist yet, but `sync pull` a replica.
+  No command makes a store that does not exist yet, but `copy` and `import` where they copy to, and `sync pull` a
+  replica.
 - `sync`, `conflicts`, `promote` and `dismiss` are about a [replica](sync.md): the configured store's, or with `--store`
   the usual one of that store on this device.
 """

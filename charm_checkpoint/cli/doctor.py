@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from charm_checkpoint import clock
-from charm_checkpoint.backend import CheckpointRow, Scan
+from charm_checkpoint.backend import Backend, CheckpointRow, Scan
 from charm_checkpoint.cli.output import amount, local, printable, size
 from charm_checkpoint.cli.reports import Check, Diagnosis
 from charm_checkpoint.cli.stores import is_made, store_name
@@ -181,8 +181,17 @@ def _store(store: CheckpointStore) -> Iterator[Check]:
         backend = saver.engine.backend
         if isinstance(backend, (SqliteBackend, ReplicaBackend)):
             yield from _sqlite(backend)
+        yield from _own(backend)
     except BackendError as error:
         yield _check("store", "fail", str(error))
+
+
+def _own(backend: Backend) -> Iterator[Check]:
+    """What a backend can tell about its database."""
+    diagnose = getattr(backend, "diagnose", None)
+    if diagnose is not None:
+        for finding in diagnose():
+            yield _check(*finding)
 
 
 def _replica(store: ReplicaStore) -> Iterator[Check]:
@@ -215,6 +224,7 @@ def _replica(store: ReplicaStore) -> Iterator[Check]:
     try:
         reach(store)
         yield _check("store behind", "ok", f"{behind} answers")
+        yield from _own(store.remote.get_langgraph_checkpointer().engine.backend)
     except BackendUnavailable as error:
         detail = f"it is away, and agents go on with what is here: {told(str(error))}"
         yield _check("store behind", "warn", detail)

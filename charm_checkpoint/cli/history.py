@@ -17,10 +17,12 @@ from charm_checkpoint.errors import ConfigError
 from charm_checkpoint.retention import headers
 from charm_checkpoint.store import CheckpointStore
 
-__all__ = ["gather", "render", "step_table"]
+__all__ = ["gather", "render", "step_of", "step_table"]
 
 # Time and version: what tells a version 6 UUID of one thread from the others.
 _SHORT_ID = 18
+# What a narrow terminal has left for lanes beside the other columns: with the devices, and what those take without.
+_FEW_LANES, _BESIDE_LANES = 9, 62
 
 
 def gather(store: CheckpointStore, thread_id: str, namespace: str, limit: int) -> History:
@@ -47,7 +49,9 @@ def gather(store: CheckpointStore, thread_id: str, namespace: str, limit: int) -
     rows = {row.checkpoint_id: row for e in entries if (row := e.snapshot.checkpoint)}
     parents = {id: row.parent_id for id, row in rows.items()}
     trunk = _ancestors(head, parents)
-    steps = [_step(rows[id], head, trunk) for id in order(parents)]
+    steps = [
+        step_of(rows[id], is_head=id == head, is_branch=id not in trunk) for id in order(parents)
+    ]
     return {
         "store": store_name(store),
         "thread_id": info.thread_id,
@@ -67,7 +71,8 @@ def _ancestors(head: str | None, parents: Mapping[str, str | None]) -> set[str]:
     return found
 
 
-def _step(row: CheckpointRow, head: str | None, trunk: set[str]) -> Step:
+def step_of(row: CheckpointRow, *, is_head: bool, is_branch: bool) -> Step:
+    """One checkpoint, for a report."""
     metadata = Codec.metadata(row)
     return {
         "checkpoint_id": row.checkpoint_id,
@@ -76,30 +81,44 @@ def _step(row: CheckpointRow, head: str | None, trunk: set[str]) -> Step:
         "source": metadata.get("source"),
         "device": row.device,
         "created_at": iso(row.created_at),
-        "is_head": row.checkpoint_id == head,
-        "is_branch": row.checkpoint_id not in trunk,
+        "is_head": is_head,
+        "is_branch": is_branch,
     }
 
 
 def render(report: History, console: Console) -> None:
     """Draw the checkpoints, newest first, with lanes for branches."""
-    console.print(step_table(report["checkpoints"], wide=console.width >= WIDE))
-    if left := report["total"] - len(report["checkpoints"]):
+    left = report["total"] - len(report["checkpoints"])
+    console.print(step_table(report["checkpoints"], width=console.width, cut=left > 0))
+    if left:
         console.print(f"… and {left} more; --limit 0 shows all.", style="dim")
 
 
-def step_table(steps: list[Step], *, wide: bool) -> Table:
-    """One line for each of a history's checkpoints, children before parents."""
+def step_table(steps: list[Step], *, width: int, cut: bool = False) -> Table:
+    """One line for each of a history's checkpoints, children before parents.
+
+    Args:
+        steps: The checkpoints.
+        width: Columns there are.
+        cut: Whether the history goes on behind them.
+    """
+    by_id = {step["checkpoint_id"]: step for step in steps}
+    lines = list(draw({id: step["parent_id"] for id, step in by_id.items()}, cut=cut))
+    wide, lanes_width = width >= WIDE, max((len(line.lanes) for line in lines), default=0)
+    with_device = wide or lanes_width <= _FEW_LANES
+    room = width - _BESIDE_LANES
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
     table.add_column("Checkpoint", no_wrap=True)
     table.add_column("Step", justify="right", no_wrap=True)
     table.add_column("Source", no_wrap=True)
-    table.add_column("Device", overflow="ellipsis", min_width=6)
+    if with_device:
+        table.add_column("Device", overflow="ellipsis", min_width=6)
     table.add_column("Written", no_wrap=True)
     table.add_column("", no_wrap=True)
-    by_id = {step["checkpoint_id"]: step for step in steps}
-    for lanes, id in draw({id: step["parent_id"] for id, step in by_id.items()}):
+    for lanes, id in lines:
+        if not wide and len(lanes) > room:
+            lanes = f"{lanes[: room - 1]}…"
         if id is None:
             table.add_row(lanes)
             continue
@@ -109,7 +128,7 @@ def step_table(steps: list[Step], *, wide: bool) -> Table:
             id if wide else id[:_SHORT_ID],
             "?" if step["step"] is None else str(step["step"]),
             printable(step["source"] or "?"),
-            printable(step["device"]),
+            *([printable(step["device"])] if with_device else []),
             local(step["created_at"]),
             "head" if step["is_head"] else "branch" if step["is_branch"] else "",
             style="bold green" if step["is_head"] else "dim" if step["is_branch"] else None,

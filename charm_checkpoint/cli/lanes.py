@@ -56,11 +56,12 @@ class _Descending(str):
         return str.__gt__(self, other)
 
 
-def draw(parents: Mapping[str, str | None]) -> Iterator[Line]:
+def draw(parents: Mapping[str, str | None], *, cut: bool = False) -> Iterator[Line]:
     """Draw each checkpoint with the lanes that lead from it to its parent.
 
     Args:
         parents: Id to its parent's, which may be missing.
+        cut: Whether a parent that is missing comes further down, and not only nowhere: its lane goes on to the end.
     """
     lanes: list[str | None] = []  # what each waits for, from left to right
     for id in order(parents):
@@ -72,7 +73,7 @@ def draw(parents: Mapping[str, str | None]) -> Iterator[Line]:
         yield Line(
             " ".join("●" if i == here else "│" if lane else " " for i, lane in enumerate(lanes)), id
         )
-        parent = parents[id] if parents[id] in parents else None
+        parent = parents[id] if cut or parents[id] in parents else None
         lanes[here] = None
         if parent in lanes and parent is not None:
             there = lanes.index(parent)

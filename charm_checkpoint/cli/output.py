@@ -67,8 +67,11 @@ def emit(report: R, as_json: bool, render: Callable[[R, Console], None]) -> None
 
 
 @contextmanager
-def progress(doing: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar on standard error while it is a terminal, gone at the end; call what it gives with how much is done."""
+def progress(doing: str, total: int) -> Iterator[Callable[..., object]]:
+    """A bar on standard error while it is a terminal, gone at the end.
+
+    Call what it gives with how much is done, and with how much there is where that was not known before.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     bar = Progress(
@@ -81,7 +84,7 @@ def progress(doing: str, total: int) -> Iterator[Callable[[int], object]]:
     )
     with bar:
         task = bar.add_task(doing, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda done, total=total: bar.update(task, completed=done, total=total)
 
 
 def ask(question: str, *, what: str) -> bool:

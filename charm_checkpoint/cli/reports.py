@@ -11,20 +11,35 @@ from typing import Annotated, Any, TypedDict
 __all__ = [
     "Channel",
     "Check",
+    "Compaction",
+    "Compared",
     "Conflict",
     "Conflicts",
+    "Copied",
+    "Copy",
     "Deletion",
     "Demonstration",
     "Diagnosis",
+    "Diff",
+    "Difference",
     "Dismissal",
+    "ErasedThread",
+    "Erasure",
+    "ErasurePlace",
+    "Export",
     "Failure",
+    "Fork",
     "Head",
     "History",
     "Interruption",
+    "NewStep",
+    "Part",
     "Plugins",
     "Promotion",
     "Proof",
     "Provider",
+    "PrunedThread",
+    "Pruning",
     "Pull",
     "Push",
     "Refusal",
@@ -35,6 +50,7 @@ __all__ = [
     "Thread",
     "Threads",
     "Waiting",
+    "Watched",
 ]
 
 
@@ -45,11 +61,15 @@ class Thread(TypedDict):
     status: Annotated[
         str, "`interrupted` (waits for an answer), `failed` (its last step raised), else `idle`"
     ]
+    diverged: Annotated[
+        bool, "whether a branch of it waits in this device's replica for somebody to decide"
+    ]
     updated_at: str | None
     created_at: str | None
     device: Annotated[str, "the device that wrote the newest checkpoint"]
     checkpoint_id: Annotated[str, "the newest checkpoint of the root graph"]
     namespaces: Annotated[list[str], "the root graph (`''`) and its subgraphs"]
+    labels: Annotated[dict[str, Any], "texts, whole numbers and booleans of its newest metadata"]
 
 
 class Threads(TypedDict):
@@ -58,6 +78,7 @@ class Threads(TypedDict):
     store: Annotated[str, "where the threads are, without secrets"]
     threads: Annotated[list[Thread], "the one written last first"]
     more: Annotated[bool, "whether `--limit` left some out"]
+    filtered: Annotated[bool, "whether only some threads were asked for"]
 
 
 class Head(TypedDict):
@@ -103,6 +124,7 @@ class Shown(TypedDict):
     store: str
     thread_id: str
     status: Annotated[str, "as in `threads`"]
+    diverged: Annotated[bool, "as in `threads`"]
     created_at: str | None
     updated_at: str | None
     head: Head
@@ -140,12 +162,187 @@ class History(TypedDict):
     checkpoints: Annotated[list[Step], "children before parents, newest first"]
 
 
+class Compared(TypedDict):
+    """One of two checkpoints that were compared."""
+
+    thread_id: str
+    checkpoint_id: str
+    step: int | None
+    source: str | None
+    device: str
+    created_at: str | None
+
+
+class Part(TypedDict):
+    """A place within a channel's value where the two differ."""
+
+    path: Annotated[
+        str, "where: `[3]` or `['key']`, one behind the other; for messages the place in the list"
+    ]
+    change: Annotated[str, "`added`, `removed` or `changed`"]
+    before: Annotated[Any, "what was there; what JSON has no form for is Python's `repr`"]
+    after: Annotated[Any, "what is there"]
+
+
+class Difference(TypedDict):
+    """A channel whose value differs."""
+
+    channel: str
+    change: Annotated[str, "`added`, `removed` or `changed`"]
+    before: Annotated[str | None, "the beginning of its `repr`, of messages how many"]
+    after: str | None
+    parts: Annotated[list[Part], "of a list or mapping what differs within, messages by their ids"]
+    more: Annotated[int, "how many of these `--limit` left out"]
+    error: Annotated[str | None, "why the values cannot be shown"]
+
+
+class Diff(TypedDict):
+    """What `diff` prints."""
+
+    store: str
+    namespace: str
+    before: Annotated[Compared | None, "`null` where the first checkpoint is compared with nothing"]
+    after: Compared
+    differences: Annotated[list[Difference], "by name, without LangGraph's own bookkeeping"]
+    unchanged: Annotated[list[str], "the other channels"]
+
+
+class NewStep(Step):
+    """A checkpoint that came while its thread was watched."""
+
+    namespace: Annotated[str, "the root graph's (`''`) or a subgraph's"]
+
+
+class Watched(TypedDict):
+    """What `watch` prints in one line at first, and each time that something changed."""
+
+    store: str
+    thread_id: str
+    at: Annotated[str | None, "when it was seen, by the clock of whoever watches"]
+    status: Annotated[str, "as in `threads`, or `deleted`"]
+    head: Annotated[Head | None, "`null` when it was deleted"]
+    new: Annotated[list[NewStep], "checkpoints since the line before, oldest first"]
+    next: Annotated[list[str], "nodes that run when the thread goes on"]
+    interrupts: list[Interruption]
+    failures: list[Failure]
+    message: Annotated[str | None, "the beginning of its last message"]
+
+
 class Deletion(TypedDict):
     """What `delete` prints."""
 
     store: str
     thread_id: str
     deleted: bool
+    sent: Annotated[bool, "whether the store behind a replica knows it, too"]
+
+
+class PrunedThread(TypedDict):
+    """One thread that lost something, or that the limits do not hold for."""
+
+    thread_id: str
+    checkpoints: Annotated[int, "how many went"]
+    bytes: Annotated[int | None, "how much less is stored; `null` where the database cannot tell"]
+    deleted: Annotated[bool, "whether all of it went, for being idle"]
+    kept: Annotated[str | None, "why the limits do not hold for it"]
+
+
+class Pruning(TypedDict):
+    """What `prune` prints."""
+
+    store: str
+    dry_run: Annotated[bool, "whether nothing was removed"]
+    looked_at: Annotated[int, "how many threads"]
+    checkpoints: Annotated[int, "how many went, or with `--dry-run` would go"]
+    bytes: Annotated[int | None, "of all threads; with `--dry-run` an estimate"]
+    threads: list[PrunedThread]
+
+
+class Compaction(TypedDict):
+    """What `compact` prints."""
+
+    store: str
+    before: Annotated[int, "bytes of the file"]
+    after: int
+    complete: Annotated[bool, "false if it shrinks only when others stop reading it"]
+
+
+class ErasedThread(TypedDict):
+    """One thread that was erased."""
+
+    thread_id: str
+    checkpoints: Annotated[int, "how many it had"]
+
+
+class ErasurePlace(TypedDict):
+    """One place where the threads were looked for afterwards."""
+
+    name: str
+    gone: Annotated[bool, "whether nothing of them can be read there"]
+    overwritten: Annotated[
+        bool | None, "whether its file holds no byte of them; `null` where a server has its own"
+    ]
+    error: Annotated[str | None, "why it is not done there, or not known to be"]
+
+
+class Erasure(TypedDict):
+    """What `erase` prints."""
+
+    store: str
+    erased: Annotated[bool, "false if you said no"]
+    done: Annotated[bool, "whether nothing is left to do in any place"]
+    at: Annotated[str | None, "when it was"]
+    labels: Annotated[dict[str, Any], "what threads were looked for by"]
+    threads: list[ErasedThread]
+    places: list[ErasurePlace]
+
+
+class Copied(TypedDict):
+    """What became of one thread that was to be copied."""
+
+    thread_id: str
+    outcome: Annotated[
+        str,
+        "`copied`; `updated`: an earlier state was there; `same`: all of it was there; `differs`, `deleted`: another "
+        "state of it is there, or it was deleted there, and it was left as it was",
+    ]
+    checkpoints: Annotated[int, "how many it has; for one that differs, as far as it was looked at"]
+    sent: Annotated[int, "how many of them were sent; in a dry run, would be"]
+    bytes: Annotated[int, "what those hold"]
+    detail: Annotated[str, "why it was left as it was"]
+
+
+class Copy(TypedDict):
+    """What `copy` and `import` print."""
+
+    source: Annotated[str, "where the threads come from, without secrets"]
+    target: str
+    dry_run: bool
+    verified: Annotated[bool, "whether every checkpoint was read back and compared"]
+    threads: list[Copied]
+    checkpoints: Annotated[int, "how many were sent, of all threads"]
+    left: Annotated[list[str], "threads that were left as they were"]
+
+
+class Export(TypedDict):
+    """What `export` prints."""
+
+    source: str
+    path: str
+    threads: Annotated[list[str], "their ids, as they are in the file"]
+    checkpoints: int
+    bytes: Annotated[int, "of the file"]
+
+
+class Fork(TypedDict):
+    """What `fork` prints."""
+
+    store: str
+    source: Annotated[str, "the thread that was forked"]
+    thread_id: Annotated[str, "the new one"]
+    checkpoint_id: Annotated[str, "where it goes on from"]
+    status: Annotated[str, "as in `threads`"]
+    created_at: Annotated[str | None, "when its history began"]
 
 
 class Check(TypedDict):

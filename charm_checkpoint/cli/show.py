@@ -14,12 +14,12 @@ from charm_checkpoint.cli.output import facts, iso, local, preview, printable, s
 from charm_checkpoint.cli.reports import Channel, Interruption, Shown
 from charm_checkpoint.cli.standing import Standing, Value, plain
 from charm_checkpoint.cli.stores import known_thread, store_name
-from charm_checkpoint.cli.threads import STATUS_STYLE
+from charm_checkpoint.cli.threads import STATUS_STYLE, diverged_threads
 from charm_checkpoint.codec import Codec
 from charm_checkpoint.errors import CheckpointStoreError, ThreadNotFoundError
 from charm_checkpoint.store import CheckpointStore
 
-__all__ = ["gather", "render"]
+__all__ = ["asked", "gather", "render", "role_of", "said"]
 
 _MESSAGES = "messages"
 _PREVIEW = 200
@@ -54,6 +54,7 @@ def gather(store: CheckpointStore, thread_id: str, messages: int) -> Shown:
         "store": store_name(store),
         "thread_id": info.thread_id,
         "status": info.status,
+        "diverged": info.thread_id in (diverged_threads(store) or ()),
         "created_at": iso(info.created_at),
         "updated_at": iso(info.updated_at),
         "head": {
@@ -125,6 +126,9 @@ def render(report: Shown, console: Console) -> None:
             {
                 "Thread": printable(report["thread_id"]),
                 "Status": _EXPLAINED.get(report["status"], report["status"]),
+                "Diverged": "a branch of it waits for you; see conflicts"
+                if report["diverged"]
+                else None,
                 "Head": head["checkpoint_id"],
                 "Step": f"{step} ({head['source'] or '?'})",
                 "Device": printable(head["device"]),
@@ -141,7 +145,7 @@ def render(report: Shown, console: Console) -> None:
             f"\nWaits{_in(interruption['node'])} for an answer to:",
             style=STATUS_STYLE["interrupted"],
         )
-        console.print(Text(_asked(interruption), overflow="fold"))
+        console.print(Text(asked(interruption), overflow="fold"))
     for failure in report["failures"]:
         console.print(f"\nFailed{_in(failure['node'])}:", style=STATUS_STYLE["failed"])
         console.print(Text(f"  {printable(failure['error'])}", overflow="fold"))
@@ -155,7 +159,8 @@ def _in(node: str | None) -> str:
     return f" in {printable(node)}" if node else ""
 
 
-def _asked(interruption: Interruption) -> str:
+def asked(interruption: Interruption) -> str:
+    """What is asked, on lines of its own."""
     if interruption["error"]:
         return printable(f"  (not shown: {interruption['error']})")
     value = interruption["value"]
@@ -193,12 +198,16 @@ def _render_messages(report: Shown, console: Console) -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for message in report["messages"]:
-        role = message.get("role") or message.get("type") or "record"
-        table.add_row(shorten(str(role), 12), shorten(_said(message), _MESSAGE))
+        table.add_row(shorten(role_of(message), 12), shorten(said(message), _MESSAGE))
     console.print(table)
 
 
-def _said(message: Mapping[str, Any]) -> str:
+def role_of(message: Mapping[str, Any]) -> str:
+    """Who says it."""
+    return str(message.get("role") or message.get("type") or "record")
+
+
+def said(message: Mapping[str, Any]) -> str:
     """A message's text, and the tools it calls."""
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from charm_checkpoint import open_store
 from charm_checkpoint.codec import valid_id
@@ -16,14 +18,21 @@ from charm_checkpoint.store import BaseMemoryStore, CheckpointStore, ThreadInfo
 
 __all__ = ["is_made", "known_thread", "opened", "opened_replica", "quiet", "store_name"]
 
+KEY_VARIABLE = "CHARM_ENCRYPTION_KEY"
+"""Where a store that is named finds the key to its values, or several with commas between. The configured store has
+them in its config."""
+
 
 @contextmanager
-def opened(named: str | None, replica: str | None = None) -> Iterator[CheckpointStore]:
+def opened(
+    named: str | None, replica: str | None = None, *, make: bool = False
+) -> Iterator[CheckpointStore]:
     """The store that is named, else the configured one; closed at the end.
 
     Args:
         named: A provider or URL.
         replica: Of that one, as in a config; `None` for none.
+        make: Whether its file may be missing, and is made by the first use.
 
     Raises:
         ConfigError: There is no such store, or it keeps no checkpoints.
@@ -33,7 +42,7 @@ def opened(named: str | None, replica: str | None = None) -> Iterator[Checkpoint
             raise ConfigError(
                 f"{type(store).__name__} keeps messages only; this command needs a store that keeps checkpoints"
             )
-        if named and not is_made(store):
+        if named and not make and not is_made(store):
             raise ConfigError(f"{store_name(store)} does not exist")
         yield store
 
@@ -85,8 +94,11 @@ def _open(named: str | None, replica: str | None) -> BaseMemoryStore:
         if replica:
             raise ConfigError("--replica says more about --store, which is missing")
         return open_store()
+    options: dict[str, Any] = {}
+    if keys := list(filter(None, os.environ.get(KEY_VARIABLE, "").split(","))):
+        options["encryption"] = {"key": keys, "accept_plaintext": True}
     # Local files in the place of a provider that is not installed would answer for the wrong database.
-    return open_store(named, strict=True, replica=replica)
+    return open_store(named, strict=True, replica=replica, **options)
 
 
 def store_name(store: CheckpointStore) -> str:

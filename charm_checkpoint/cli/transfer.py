@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from charm_checkpoint.backend import ThreadQuery
 from charm_checkpoint.cli.output import amount, printable, progress, size
 from charm_checkpoint.cli.reports import Pull, Push
 from charm_checkpoint.cli.stores import store_name
@@ -28,7 +29,7 @@ def reach(store: ReplicaStore) -> None:
         BackendUnavailable: It is away.
     """
     engine = store.remote.get_langgraph_checkpointer().engine
-    engine.call(lambda backend: backend.threads(limit=1), repeat=False)
+    engine.call(lambda backend: backend.threads(ThreadQuery(limit=1)), repeat=False)
 
 
 # -- push --------------------------------------------------------------------------------------------------------------

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from charm_checkpoint.backend import (
     Ancestor,
     Backend,
+    Compacted,
     Entry,
     HeadMark,
     HeadRow,
@@ -26,7 +28,7 @@ from charm_checkpoint.backend import (
     PutWrites,
     Scan,
     Snapshot,
-    ThreadCursor,
+    ThreadQuery,
     ThreadRow,
     Unit,
 )
@@ -49,6 +51,7 @@ from charm_checkpoint.replica.wake import Waker
 __all__ = ["ReplicaBackend"]
 
 logger = logging.getLogger("charm_checkpoint.replica")
+T = TypeVar("T")
 
 
 class ReplicaBackend:
@@ -278,31 +281,23 @@ class ReplicaBackend:
         self._front.attach(thread_id, self._waker.lineage(thread_id, namespace, last, wanted))
         return self._front.lineage(*place, checkpoint_id, channels)
 
-    def threads(
-        self, *, limit: int, after: ThreadCursor | None = None, thread_id: str | None = None
-    ) -> Sequence[ThreadRow]:
-        if thread_id is not None:
-            limit = 2  # so that its page is a short one, the last
-        unsent = self._front.unsent(thread_id)
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
+        unsent = self._front.unsent(query.thread_id)
         here = [
             row
             for name in sorted(unsent.threads)
-            for row in self._front.threads(limit=1, thread_id=name)
+            for row in self._front.threads(ThreadQuery(limit=1, thread_id=name))
         ]
+
+        def there(query: ThreadQuery) -> Sequence[ThreadRow]:
+            return self._waker.ask(lambda backend: backend.threads(query))
+
         try:
-            return merge_threads(
-                lambda cursor: self._waker.ask(
-                    lambda backend: backend.threads(limit=limit, after=cursor, thread_id=thread_id)
-                ),
-                here,
-                unsent.threads,
-                limit=limit,
-                after=after,
-            )
+            return merge_threads(query, there, here, unsent.threads)
         except BackendUnavailable:
             if self.options.on_offline == "raise":
                 raise
-            return self._front.threads(limit=limit, after=after, thread_id=thread_id)
+            return self._front.threads(query)
 
     # -- deleting and copying --------------------------------------------------------------------------------------
 
@@ -310,7 +305,9 @@ class ReplicaBackend:
         there: Sequence[ThreadRow] = ()
         if thread_id not in self._front.unsent(thread_id).deleted:
             try:
-                there = self._waker.ask(lambda b: b.threads(limit=1, thread_id=thread_id))
+                there = self._waker.ask(
+                    lambda b: b.threads(ThreadQuery(limit=1, thread_id=thread_id))
+                )
             except BackendUnavailable:
                 if self.options.on_offline == "raise":
                     raise
@@ -336,7 +333,28 @@ class ReplicaBackend:
                 f"{self._remote.offline or 'it is still being sent'}"
             )
 
+    def sizes(self, thread_id: str) -> Mapping[tuple[str, str], int] | None:
+        """What the remote says, if it can."""
+        tell = getattr(self._remote.backend, "sizes", None)
+        return None if tell is None else self._remote.call(lambda _: tell(thread_id))
+
+    def compact(self, *, pack: bool = True) -> Compacted:
+        """As of any `SqliteBackend`, this device's file only."""
+        return self._front.compact(pack=pack)
+
     # -- looking after it ------------------------------------------------------------------------------------------
+
+    def here(self, look: Callable[[Backend], T]) -> T:
+        """Call a function with this device's file, as a backend that knows of no remote."""
+        return look(self._front)
+
+    def there(self, look: Callable[[Backend], T]) -> T:
+        """Call a function with the remote.
+
+        Raises:
+            BackendUnavailable: It could not be reached.
+        """
+        return self._remote.call(look)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything is at the remote. False if `timeout` (seconds) ran out."""

@@ -7,7 +7,15 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from charm_checkpoint.backend import Backend, CheckpointRow, HeadRow, Outcome, PutCheckpoint, Scan
+from charm_checkpoint.backend import (
+    Backend,
+    CheckpointRow,
+    HeadRow,
+    Outcome,
+    PutCheckpoint,
+    Scan,
+    ThreadQuery,
+)
 from charm_checkpoint.retention import headers
 
 __all__ = [
@@ -75,7 +83,7 @@ def remove_conflicts(db: sqlite3.Connection, settled: Sequence[Conflict]) -> Non
 
 def read_heads(backend: Backend, thread_id: str) -> dict[str, HeadRow]:
     """All heads of a thread, by namespace."""
-    listed = backend.threads(limit=1, thread_id=thread_id)
+    listed = backend.threads(ThreadQuery(limit=1, thread_id=thread_id))
     return {head.namespace: head for row in listed for head in row.heads}
 
 

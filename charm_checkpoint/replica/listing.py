@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from charm_checkpoint.backend import Entry, Page, Scan, ThreadCursor, ThreadRow
+from charm_checkpoint.backend import Entry, Page, Scan, ThreadQuery, ThreadRow
+from charm_checkpoint.rules import has_labels
 
 __all__ = ["merge_pages", "merge_threads"]
 
@@ -30,28 +31,33 @@ def _key(entry: Entry) -> tuple[str, str, str]:
 
 
 def merge_threads(
-    there: Callable[[ThreadCursor | None], Sequence[ThreadRow]],
+    query: ThreadQuery,
+    there: Callable[[ThreadQuery], Sequence[ThreadRow]],
     here: Sequence[ThreadRow],
     hidden: frozenset[str],
-    *,
-    limit: int,
-    after: ThreadCursor | None,
 ) -> list[ThreadRow]:
-    """The first `limit` threads behind `after`.
+    """One page of threads.
 
     Args:
-        there: Reads a page of the remote's threads behind a cursor; a short one is the last.
+        query: What was asked for.
+        there: Reads a page of the remote's threads; a short one is the last.
         here: This device's threads that have something to send.
         hidden: Threads of which the remote's row is out of date.
-        limit: How many are wanted.
-        after: Behind which.
     """
-    found = [row for row in here if after is None or (row.updated_at, row.thread_id) < after]
+    found = [
+        row
+        for row in here
+        if (query.after is None or (row.updated_at, row.thread_id) < query.after)
+        and query.status in (None, row.status)
+        and has_labels(row.labels, query.labels)
+    ]
     own = {row.thread_id: row for row in found}
-    cursor = after
+    if query.thread_id is not None:
+        query = query._replace(limit=2)  # so that its page is a short one, the last
+    asked = query
     kept = 0
-    while kept < limit:
-        page = there(cursor)
+    while kept < query.limit:
+        page = there(asked)
         for row in page:
             if row.thread_id not in hidden:
                 found.append(row)
@@ -62,8 +68,8 @@ def merge_threads(
                 found[found.index(newer)] = own[row.thread_id] = newer._replace(
                     created_at=min(newer.created_at, row.created_at)
                 )
-        if len(page) < limit:
+        if len(page) < query.limit:
             break
-        cursor = (page[-1].updated_at, page[-1].thread_id)
+        asked = query._replace(after=(page[-1].updated_at, page[-1].thread_id))
     found.sort(key=lambda row: (row.updated_at, row.thread_id), reverse=True)
-    return found[:limit]
+    return found[: query.limit]

@@ -254,7 +254,8 @@ def with_unit(
     blobs = values.fetch(
         db, place, row.versions if whole else dict(detail["blobs"]), remember=False
     )
-    policy = detail["policy"]
+    # Entries of the first format say only whether to overwrite.
+    policy: Any = detail.get("policy") or ("overwrite" if detail["overwrite"] else "branch")
     if _is_stateful(entry.namespace) and _is_on_branch(db, entry.thread_id, row.root_id):
         policy = "beside"
     unit = PutCheckpoint(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from charm_checkpoint.backend import Backend, Outcome, PutCheckpoint, Scan, Unit
+from charm_checkpoint.backend import Backend, Outcome, PutCheckpoint, Scan, ThreadQuery, Unit
 from charm_checkpoint.errors import BackendUnavailable
 from charm_checkpoint.forks import ForkAware
 from charm_checkpoint.replica.front import Front
@@ -193,13 +193,13 @@ class Shipper(ForkAware):
                         continue
                     rest = taken
                 if self._remote.offline is not None:
-                    self._remote.call(lambda backend: backend.threads(limit=1))
+                    self._remote.call(lambda backend: backend.threads(ThreadQuery(limit=1)))
                 elif not waiting:
                     return
                 pause = _FIRST_PAUSE
                 self._pause(rest, or_news=True)
-            except BackendUnavailable:
-                self._pause(pause * random.uniform(0.5, 1.0))
+            except BackendUnavailable as error:
+                self._pause(max(pause * random.uniform(0.5, 1.0), error.retry_after))
                 pause = min(pause * 2, _MAX_PAUSE)
 
     def _take_turn(self) -> float | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from charm_checkpoint.config import mask, number
+from charm_checkpoint.erasure import Site
 from charm_checkpoint.errors import ConfigError
 from charm_checkpoint.replica.backend import ReplicaBackend
 from charm_checkpoint.replica.conflicts import Conflict
@@ -87,6 +89,21 @@ class ReplicaStore(CheckpointStore):
     def wait_synced(self, thread_id: str, timeout: float | None = None) -> bool:
         """Wait until all of a thread is at the store behind. False if `timeout` (seconds) ran out."""
         return bool(self._call(lambda backend: backend.wait_synced(thread_id, timeout)))
+
+    def wait_sent(self, threads: Iterable[str], timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        return all(
+            self.wait_synced(thread_id, max(0.0, deadline - time.monotonic()))
+            for thread_id in threads
+        )
+
+    def sites(self) -> list[Site]:
+        """This device's file, and the store behind."""
+        remote = self._remote.get_langgraph_checkpointer().engine.backend
+        return [
+            Site(str(self._backend.path), lambda look: self._call(lambda b: b.here(look))),
+            Site(str(mask(remote.name)), lambda look: self._call(lambda b: b.there(look))),
+        ]
 
     def sync_status(self) -> SyncStatus:
         """Tell what waits, of which threads, and since when the store behind is away. Asks nobody."""

@@ -10,6 +10,7 @@ from charm_checkpoint.backend import (
     Ancestor,
     BlobRow,
     CheckpointRow,
+    Compacted,
     Entry,
     HeadMark,
     Outcome,
@@ -19,15 +20,13 @@ from charm_checkpoint.backend import (
     PutWrites,
     Scan,
     Snapshot,
-    ThreadCursor,
+    ThreadQuery,
     ThreadRow,
     Unit,
     WriteRow,
-    judge,
-    judge_again,
-    pulled,
 )
 from charm_checkpoint.errors import ThreadExistsError, ThreadNotFoundError
+from charm_checkpoint.rules import judge, judge_again, pulled
 from charm_checkpoint.sqlite import rows
 from charm_checkpoint.sqlite.connections import Connections
 from charm_checkpoint.sqlite.schema import TABLES_OF_A_THREAD, THREADS
@@ -213,26 +212,9 @@ class SqliteBackend:
                     break
         return found
 
-    def threads(
-        self, *, limit: int, after: ThreadCursor | None = None, thread_id: str | None = None
-    ) -> Sequence[ThreadRow]:
-        where, parameters = ["1"], []
-        if after is not None:
-            where.append("(updated_at, thread_id) < (?, ?)")
-            parameters += list(after)
-        if thread_id is not None:
-            where.append("thread_id = ?")
-            parameters.append(thread_id)
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
         with self._db.reading() as db:
-            # Recency is read off the heads: an index of it would be one more page to write with every step.
-            listed = db.execute(
-                "SELECT thread_id, created_at, updated_at FROM threads JOIN ("
-                " SELECT thread_id, max(moved_at) AS updated_at FROM heads GROUP BY thread_id"
-                f") USING (thread_id) WHERE {' AND '.join(where)} "
-                "ORDER BY updated_at DESC, thread_id DESC LIMIT ?",
-                (*parameters, limit),
-            ).fetchall()
-            return [rows.thread_row(db, *row) for row in listed]
+            return rows.list_threads(db, query)
 
     # -- deleting and copying --------------------------------------------------------------------------------------
 
@@ -287,3 +269,29 @@ class SqliteBackend:
         self._values.keep_only_referenced(db, place)
         rows.move_head_off(db, *place, parents)
         return len(parents)
+
+    # -- room ------------------------------------------------------------------------------------------------------
+
+    def sizes(self, thread_id: str) -> Mapping[tuple[str, str], int]:
+        """By `(namespace, checkpoint_id)` the bytes stored for it, each once, with the greatest id read from it."""
+        with self._db.reading() as db:
+            return rows.sizes(db, thread_id)
+
+    def compact(self, *, pack: bool = True) -> Compacted:
+        """Give the room of what was deleted back to the file system; no byte of it is left.
+
+        Beside running agents: their reads go on, their writes wait while the file is written anew. It needs as much
+        room again, for that time.
+
+        Args:
+            pack: Store old values in less room first, one namespace after the other.
+        """
+        before = self._db.size()
+        if pack:
+            with self._db.reading() as db:
+                places = self._values.places_to_pack(db)
+            for place in places:
+                with self._db.writing() as db:
+                    self._values.pack(db, place)
+        complete = self._db.vacuum()
+        return Compacted(before, self._db.size(), complete)

@@ -120,6 +120,25 @@ class Connections(ForkAware):
                     connection.rollback()
                 raise
 
+    def vacuum(self) -> bool:
+        """Write the file anew without what was deleted. Readers go on meanwhile, writers wait.
+
+        Returns:
+            False if readers that began before kept the old bytes in the log for longer than `busy_timeout`.
+        """
+        with self._write_lock, self._translated():
+            connection = self._open_writer()
+            connection.execute("VACUUM")
+            # All of it into the file, and nothing left in the log.
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            return not busy
+
+    def size(self) -> int:
+        """The bytes of the file and its log."""
+        with self._translated():
+            files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+            return sum(file.stat().st_size for file in files if file.exists())
+
     def _open_writer(self) -> _Connection:
         if self._writer is None:
             self._writer = self._connect()

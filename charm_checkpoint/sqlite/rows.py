@@ -17,11 +17,12 @@ from charm_checkpoint.backend import (
     PutWrites,
     Scan,
     Snapshot,
+    ThreadQuery,
     ThreadRow,
     Tombstone,
     WriteRow,
-    judge_move,
 )
+from charm_checkpoint.rules import has_labels, judge_move, labels_of
 from charm_checkpoint.sqlite.schema import TABLES_OF_A_THREAD
 from charm_checkpoint.sqlite.values import Place, insert_many
 
@@ -48,6 +49,18 @@ READ = (
     "LEFT JOIN heads h USING (thread_id, namespace) LEFT JOIN tombstones d USING (thread_id) "
     "LEFT JOIN checkpoints k ON k.thread_id = :t AND k.namespace = :n "
     "AND k.checkpoint_id = coalesce(:c, h.checkpoint_id)"
+)
+
+# Of the thread in `t`; see `rules.status_of`.
+_STATUS = (
+    "coalesce((SELECT CASE WHEN max(w.channel = '__interrupt__') THEN 'interrupted' "
+    "WHEN max(w.channel = '__error__') THEN 'failed' END "
+    "FROM heads h JOIN writes w USING (thread_id, namespace, checkpoint_id) "
+    "WHERE h.thread_id = t.thread_id AND h.namespace = ''), 'idle')"
+)
+_ROOT_METADATA = (
+    "(SELECT k.metadata FROM heads h JOIN checkpoints k USING (thread_id, namespace, checkpoint_id) "
+    "WHERE h.thread_id = t.thread_id AND h.namespace = '')"
 )
 
 
@@ -268,16 +281,46 @@ def ancestors(
         yield ancestor_id, json.loads(versions)
 
 
-def thread_row(
+def list_threads(db: sqlite3.Connection, query: ThreadQuery) -> list[ThreadRow]:
+    where = ["1"]
+    parameters: list[Any] = []
+    if query.after is not None:
+        where.append("(r.updated_at, t.thread_id) < (?, ?)")
+        parameters += query.after
+    for condition, value in (
+        ("t.thread_id = ?", query.thread_id),
+        (f"{_STATUS} = ?", query.status),
+    ):
+        if value is not None:
+            where.append(condition)
+            parameters.append(value)
+    if query.labels:
+        # Not SQLite's JSON functions, which know neither NaN nor whether a 1 is a number or a boolean.
+        db.create_function("has_labels", 1, lambda text: has_labels(_labels(text), query.labels))
+        where.append(f"has_labels({_ROOT_METADATA})")
+    # Recency is read off the heads: an index of it would be one more page to write with every step.
+    listed = db.execute(
+        f"SELECT t.thread_id, t.created_at, r.updated_at FROM threads t JOIN ("
+        " SELECT thread_id, max(moved_at) AS updated_at FROM heads GROUP BY thread_id"
+        f") r USING (thread_id) WHERE {' AND '.join(where)} "
+        "ORDER BY r.updated_at DESC, t.thread_id DESC LIMIT ?",
+        (*parameters, query.limit),
+    ).fetchall()
+    return [_thread_row(db, *row) for row in listed]
+
+
+def _thread_row(
     db: sqlite3.Connection, thread_id: str, created_at: float, updated_at: float
 ) -> ThreadRow:
-    pending = db.execute(
-        "SELECT DISTINCT w.channel FROM heads h JOIN writes w USING (thread_id, namespace, checkpoint_id) "
-        "WHERE h.thread_id = ? AND h.namespace = ''",
-        (thread_id,),
-    )
-    channels = frozenset(channel for (channel,) in pending)
-    return ThreadRow(thread_id, created_at, updated_at, read_heads(db, thread_id), channels)
+    status, metadata = db.execute(
+        f"SELECT {_STATUS}, {_ROOT_METADATA} FROM (SELECT ? AS thread_id) t", (thread_id,)
+    ).fetchone()
+    heads = read_heads(db, thread_id)
+    return ThreadRow(thread_id, created_at, updated_at, heads, status, _labels(metadata))
+
+
+def _labels(metadata: bytes | None) -> dict[str, str | int | bool]:
+    return labels_of(metadata) if metadata else {}
 
 
 def conditions(query: Scan) -> tuple[str, list[Any]]:
@@ -302,6 +345,37 @@ def conditions(query: Scan) -> tuple[str, list[Any]]:
     return " AND ".join(where), parameters
 
 
+def sizes(db: sqlite3.Connection, thread_id: str) -> dict[tuple[str, str], int]:
+    """By `(namespace, checkpoint_id)` the bytes stored for it, each once, with the greatest id that is read from it."""
+    values = {
+        (namespace, version, channel): (base, size)
+        for namespace, version, channel, base, size in db.execute(
+            "SELECT namespace, version, channel, base, length(data) FROM blobs WHERE thread_id = ?",
+            (thread_id,),
+        )
+    }
+    found: dict[tuple[str, str], int] = {}
+    for namespace, checkpoint_id, versions, size in db.execute(
+        "SELECT namespace, checkpoint_id, versions, length(body) + length(versions) + length(metadata) "
+        "FROM checkpoints WHERE thread_id = ? ORDER BY checkpoint_id DESC",
+        (thread_id,),
+    ):
+        for channel, version in json.loads(versions).items():
+            key = (namespace, version, channel)
+            while key in values:
+                base, length = values.pop(key)
+                size += length
+                key = (namespace, base, channel)
+        found[namespace, checkpoint_id] = size
+    for namespace, checkpoint_id, size in db.execute(
+        "SELECT namespace, checkpoint_id, sum(length(data)) FROM writes WHERE thread_id = ? GROUP BY 1, 2",
+        (thread_id,),
+    ):
+        if (namespace, checkpoint_id) in found:
+            found[namespace, checkpoint_id] += size
+    return found
+
+
 def move_head_off(
     db: sqlite3.Connection, thread_id: str, namespace: str, gone: dict[str, str | None]
 ) -> None:
@@ -310,8 +384,9 @@ def move_head_off(
     if head is None or head.checkpoint_id not in gone:
         return
     ancestor: str | None = head.checkpoint_id
-    while ancestor in gone:
-        ancestor = gone[ancestor]
+    left = dict(gone)
+    while ancestor in left:  # each once, as a forged cycle of parents has no end
+        ancestor = left.pop(ancestor)
     row = read_checkpoint(db, *place, ancestor) if ancestor else None
     if row is None:
         last = db.execute(

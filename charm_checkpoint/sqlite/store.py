@@ -6,12 +6,15 @@ import asyncio
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from charm_checkpoint.codec import valid_id
 from charm_checkpoint.errors import ConfigError, DeserializationError
 from charm_checkpoint.sqlite.backend import SqliteBackend
 from charm_checkpoint.store import CheckpointStore, Message
+
+if TYPE_CHECKING:
+    from charm_checkpoint.moving import Source
 
 __all__ = ["LocalMemory", "memory_folder"]
 
@@ -46,6 +49,15 @@ class LocalMemory(CheckpointStore):
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0:
             raise ConfigError(f"busy_timeout={timeout!r} is not a number of seconds")
         return SqliteBackend(path, busy_timeout=float(timeout), vfs=self.config.get("vfs"))
+
+    def source(self) -> Source:
+        """What copies read threads from: where the file is one of LangGraph's SqliteSaver, it is read as it is."""
+        from charm_checkpoint.sqlite.official import OfficialFile, is_official
+
+        backend = self.get_langgraph_checkpointer().engine.backend
+        if isinstance(backend, SqliteBackend) and is_official(backend.path):
+            return OfficialFile(backend.path)
+        return super().source()
 
     def load_messages(self, thread_id: str) -> list[Message]:
         """Return the thread's messages, else what charmos left for it.

@@ -1,8 +1,12 @@
 """Channel values in the `blobs` table: whole, or as a delta to an earlier version of the same channel.
 
 A chat's message list is written at every step and grows by a message or two. Stored whole each time it would cost the
-square of the conversation; stored as a delta to the version before, it costs what was said. Whole values come often
-enough that rebuilding one reads at most about twice its size.
+square of the conversation; stored as a delta to the version before, it costs what was said.
+
+A whole value begins a *series*. Most of its deltas are to the version before; every 16th is to the one 16 places before
+it, every 16²th to the one 16² before. So the thousandth version is at most some 40 steps away from the whole value, and
+what was said is stored once for each such level. A series ends where more than twice a value would have to be read to
+rebuild it.
 """
 
 from __future__ import annotations
@@ -11,11 +15,11 @@ import json
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from charm_checkpoint import delta
-from charm_checkpoint.backend import BlobRow
+from charm_checkpoint.backend import SEALED, BlobRow
 from charm_checkpoint.errors import BackendCorrupt
 from charm_checkpoint.forks import ForkAware
 
@@ -28,21 +32,38 @@ Place = tuple[str, str]
 ROWS_PER_STATEMENT = 100
 # Smaller values are stored whole: a delta would not save a page.
 _MIN_BYTES = 1024
-_MAX_DEPTH = 64
+# From one value that others stand on to the next.
+_STRIDE = 16
+# Changes in a row that are stored one upon the other at most.
+_LONGEST = 64
+# How many times its own size may be read to rebuild a value.
+_MAX_READ = 2
 _RECENT_BYTES = 32 * 1024 * 1024
 # The versions LangGraph's savers make end with a random part. Others (1, 2, …) may come again with another value after
 # a thread was deleted, so nothing is built on them.
 _SHORTEST_UNIQUE_VERSION = 33
+
+_WHERE = "WHERE thread_id = ? AND namespace = ? AND version = ? AND channel = ?"
 
 
 class _Value(NamedTuple):
     version: str
     data: bytes
     """The whole value."""
+    depth: int = 0
+    """Its place in its series, 0 where it is stored whole."""
+    weight: int = 0
+    """The bytes that are read to rebuild it; 0 where it is stored whole."""
+
+
+class _Row(NamedTuple):
+    """As it is stored: the whole value, or a delta to `base`."""
+
+    version: str
+    base: str | None
     depth: int
-    """How many deltas it takes to rebuild it."""
     weight: int
-    """Their bytes."""
+    data: bytes
 
 
 class Values(ForkAware):
@@ -67,42 +88,65 @@ class Values(ForkAware):
         """Store values; of each version the first stays."""
         rows = []
         for blob in blobs:
-            base, data, value = self._encode(db, place, blob)
+            row = self._encode(db, place, blob)
             rows.append(
                 (
                     *place,
                     blob.version,
                     blob.channel,
                     blob.type,
-                    base,
-                    value.depth,
-                    value.weight,
-                    data,
+                    row.base,
+                    row.depth,
+                    row.weight,
+                    row.data,
                 )
             )
         insert_many(db, "INSERT OR IGNORE INTO blobs", rows)
 
-    def _encode(
-        self, db: sqlite3.Connection, place: Place, blob: BlobRow
-    ) -> tuple[str | None, bytes, _Value]:
-        value = _Value(blob.version, blob.data, 0, 0)
-        base, data = None, blob.data
-        if len(data) < _MIN_BYTES or len(blob.version) < _SHORTEST_UNIQUE_VERSION:
-            return base, data, value
+    def _encode(self, db: sqlite3.Connection, place: Place, blob: BlobRow) -> _Row:
+        version, data = blob.version, blob.data
+        unique = len(version) >= _SHORTEST_UNIQUE_VERSION
+        if len(data) < _MIN_BYTES or not unique or blob.type.endswith(SEALED):
+            return _whole(version, data)
         before = self._recall(place, blob.channel)
-        if (
-            before is not None
-            and before.version != blob.version
-            and before.depth < _MAX_DEPTH
-            and before.weight <= len(data)
-        ):
-            change = delta.diff(before.data, data)
-            if change is not None and _is_stored(db, place, before.version, blob.channel):
-                base, data = before.version, change
-                weight = before.weight + len(change)
-                value = _Value(blob.version, blob.data, before.depth + 1, weight)
-        self._remember(place, blob.channel, value)
-        return base, data, value
+        row = self._behind(db, place, blob.channel, before, version, data)
+        self._remember(place, blob.channel, _Value(version, data, row.depth, row.weight))
+        return row
+
+    def _behind(
+        self,
+        db: sqlite3.Connection,
+        place: Place,
+        channel: str,
+        before: _Value | None,
+        version: str,
+        data: bytes,
+    ) -> _Row:
+        """How to store a value that comes behind another one."""
+        if before is not None and before.version != version:
+            for base in self._bases(db, place, channel, before):
+                row = _as_delta(base, version, data)
+                if row is not None:
+                    return row._replace(depth=before.depth + 1)
+        return _whole(version, data)
+
+    def _bases(
+        self, db: sqlite3.Connection, place: Place, channel: str, before: _Value
+    ) -> Iterator[_Value]:
+        """What the value that comes behind `before` can be stored as a delta to, the best first."""
+        depth, reach = before.depth + 1, 1
+        while depth % (reach * _STRIDE) == 0:
+            reach *= _STRIDE
+        if reach > 1:
+            row = _find(db, place, channel, before.version)
+            while row is not None and row.base is not None and row.depth > depth - reach:
+                row = _find(db, place, channel, row.base)
+            if row is not None:
+                data = self._rebuild(db, place, channel, row)
+                yield _Value(row.version, data, row.depth, row.weight)
+        # Where values change here and there, what is far apart has little in common.
+        if depth % _LONGEST and _is_stored(db, place, before.version, channel):
+            yield before
 
     # -- fetching --------------------------------------------------------------------------------------------------
 
@@ -123,83 +167,108 @@ class Values(ForkAware):
             # CROSS JOIN keeps SQLite from scanning the namespace instead of looking each key up.
             rows = db.execute(
                 f"WITH wanted (version, channel) AS (VALUES {marks}) "
-                "SELECT b.channel, b.version, b.type, b.base, b.depth, b.weight, b.data "
+                "SELECT b.channel, b.type, b.version, b.base, b.depth, b.weight, b.data "
                 "FROM wanted w CROSS JOIN blobs b "
                 "ON b.thread_id = ? AND b.namespace = ? AND b.version = w.version AND b.channel = w.channel",
                 (*(part for key in chunk for part in key), *place),
             ).fetchall()
-            for channel, version, type_, base, depth, weight, stored in rows:
-                data = self._rebuild(db, place, channel, version, base, stored)
-                unique = len(version) >= _SHORTEST_UNIQUE_VERSION
-                if remember and unique and len(data) >= _MIN_BYTES:
-                    self._remember(place, channel, _Value(version, data, depth, weight))
-                found.append(BlobRow(channel, version, type_, data))
+            for channel, type_, *columns in rows:
+                row = _Row(*columns)
+                data = self._rebuild(db, place, channel, row)
+                unique = len(row.version) >= _SHORTEST_UNIQUE_VERSION
+                if remember and unique and len(data) >= _MIN_BYTES and not type_.endswith(SEALED):
+                    value = _Value(row.version, data, row.depth, row.weight)
+                    self._remember(place, channel, value)
+                found.append(BlobRow(channel, row.version, type_, data))
         return found
 
-    def _rebuild(
-        self,
-        db: sqlite3.Connection,
-        place: Place,
-        channel: str,
-        version: str,
-        base: str | None,
-        data: bytes,
-    ) -> bytes:
+    def _rebuild(self, db: sqlite3.Connection, place: Place, channel: str, row: _Row) -> bytes:
         known = self._recall(place, channel)
-        if known is not None and known.version == version:
+        if known is not None and known.version == row.version:
             return known.data
-        deltas = []
-        while base is not None:
-            deltas.append(data)
-            if known is not None and known.version == base:
-                data = known.data
-                break
-            row = db.execute(
-                "SELECT base, data FROM blobs "
-                "WHERE thread_id = ? AND namespace = ? AND version = ? AND channel = ?",
-                (*place, base, channel),
-            ).fetchone()
-            if row is None:
-                raise BackendCorrupt(
-                    f"thread {place[0]!r}: version {version} of channel {channel!r} is stored as a change to version "
-                    f"{base}, which is missing. Restore a backup of the file"
-                )
-            base, data = row
+        if row.base is None:
+            return row.data
+        until = known.version if known is not None else None
+        below = _chain(db, place, channel, row.base, until)
+        last = below[-1] if below else row
+        if last.base is None:
+            whole = below.pop().data
+        elif known is not None and known.version == last.base:
+            whole = known.data
+        else:
+            raise BackendCorrupt(
+                f"thread {place[0]!r}: version {row.version} of channel {channel!r} is stored as a change to version "
+                f"{last.base}, which is missing. Restore a backup of the file"
+            )
         try:
-            data = delta.apply(data, *reversed(deltas))
+            return delta.apply(whole, *(r.data for r in reversed(below)), row.data)
         except (ValueError, TypeError) as error:
             raise BackendCorrupt(
-                f"thread {place[0]!r}: version {version} of channel {channel!r} cannot be rebuilt: {error}. Restore a "
-                "backup of the file"
+                f"thread {place[0]!r}: version {row.version} of channel {channel!r} cannot be rebuilt: {error}. "
+                "Restore a backup of the file"
             ) from error
-        return data
 
-    # -- removing --------------------------------------------------------------------------------------------------
+    # -- removing and packing --------------------------------------------------------------------------------------
 
     def keep_only_referenced(self, db: sqlite3.Connection, place: Place) -> None:
-        """Remove values that no checkpoint of the namespace refers to; deltas to them become whole first."""
+        """Remove values that no checkpoint of the namespace refers to, and put others on what is left."""
         needed: set[tuple[str, str]] = set()
         for (versions,) in db.execute(
             "SELECT versions FROM checkpoints WHERE thread_id = ? AND namespace = ?", place
         ):
             needed.update((version, channel) for channel, version in json.loads(versions).items())
         stored = db.execute(
-            "SELECT version, channel, base FROM blobs WHERE thread_id = ? AND namespace = ?", place
+            "SELECT version, channel, base FROM blobs WHERE thread_id = ? AND namespace = ? ORDER BY version",
+            place,
         ).fetchall()
-        where = "WHERE thread_id = ? AND namespace = ? AND version = ? AND channel = ?"
+        # By channel the value that the last one which lost its base was put on.
+        bases: dict[str, _Value] = {}
         for version, channel, base in stored:
             if base is not None and (version, channel) in needed and (base, channel) not in needed:
-                change = db.execute(
-                    f"SELECT data FROM blobs {where}", (*place, version, channel)
-                ).fetchone()[0]
-                whole = self._rebuild(db, place, channel, version, base, change)
-                db.execute(
-                    f"UPDATE blobs SET base = NULL, depth = 0, weight = 0, data = ? {where}",
-                    (whole, *place, version, channel),
-                )
+                row = _find(db, place, channel, version)
+                assert row is not None
+                data = self._rebuild(db, place, channel, row)
+                under = bases.get(channel)
+                moved = _as_delta(under, version, data) if under else None
+                if moved is None:
+                    moved = _whole(version, data)
+                    bases[channel] = _Value(version, data)
+                _update(db, place, channel, moved)
         for version, channel, _ in stored:
             if (version, channel) not in needed:
-                db.execute(f"DELETE FROM blobs {where}", (*place, version, channel))
+                db.execute(f"DELETE FROM blobs {_WHERE}", (*place, version, channel))
+
+    def places_to_pack(self, db: sqlite3.Connection) -> list[Place]:
+        """Where `pack` may find something to do."""
+        found = db.execute(
+            "SELECT DISTINCT thread_id, namespace FROM (SELECT thread_id, namespace FROM blobs "
+            "WHERE base IS NULL AND length(data) >= ? AND length(version) >= ? AND type NOT LIKE ? "
+            "GROUP BY thread_id, namespace, channel HAVING count(*) > 1)",
+            (_MIN_BYTES, _SHORTEST_UNIQUE_VERSION, f"%{SEALED}"),
+        )
+        return found.fetchall()
+
+    def pack(self, db: sqlite3.Connection, place: Place) -> None:
+        """Store whole values as deltas to the whole value before them, where that is small.
+
+        There are several in files of older releases, after pruning, and where writers did not read before they wrote.
+        Deltas to a value that becomes one stay as they are.
+        """
+        whole = db.execute(
+            "SELECT channel, version FROM blobs WHERE thread_id = ? AND namespace = ? "
+            "AND base IS NULL AND length(data) >= ? AND length(version) >= ? AND type NOT LIKE ? "
+            "ORDER BY channel, version",
+            (*place, _MIN_BYTES, _SHORTEST_UNIQUE_VERSION, f"%{SEALED}"),
+        ).fetchall()
+        before: dict[str, _Value] = {}
+        for channel, version in whole:
+            row = _find(db, place, channel, version)
+            assert row is not None
+            data = row.data
+            row = self._behind(db, place, channel, before.get(channel), version, data)
+            if row.base is not None:
+                _update(db, place, channel, row)
+            before[channel] = _Value(version, data, row.depth, row.weight)
 
     # -- remembering -----------------------------------------------------------------------------------------------
 
@@ -222,13 +291,57 @@ class Values(ForkAware):
 
 
 def _is_stored(db: sqlite3.Connection, place: Place, version: str, channel: str) -> bool:
-    return (
-        db.execute(
-            "SELECT 1 FROM blobs WHERE thread_id = ? AND namespace = ? AND version = ? AND channel = ?",
-            (*place, version, channel),
-        ).fetchone()
-        is not None
+    found = db.execute(f"SELECT 1 FROM blobs {_WHERE}", (*place, version, channel))
+    return found.fetchone() is not None
+
+
+def _find(db: sqlite3.Connection, place: Place, channel: str, version: str) -> _Row | None:
+    row = db.execute(
+        f"SELECT version, base, depth, weight, data FROM blobs {_WHERE}", (*place, version, channel)
+    ).fetchone()
+    return _Row(*row) if row else None
+
+
+def _chain(
+    db: sqlite3.Connection, place: Place, channel: str, version: str, until: str | None
+) -> list[_Row]:
+    """A version and what it stands on, one below the other, down to a whole value or to what stands on `until`."""
+    if version == until:
+        return []
+    rows = db.execute(
+        # In one statement, since each gives up the interpreter lock and has to win it back.
+        f"WITH RECURSIVE chain (version, base) AS (SELECT version, base FROM blobs {_WHERE}"
+        # UNION, not UNION ALL: a forged cycle ends.
+        " UNION SELECT b.version, b.base FROM chain c CROSS JOIN blobs b"
+        " ON b.thread_id = ? AND b.namespace = ? AND b.version = c.base AND b.channel = ? WHERE c.base IS NOT ?"
+        ") SELECT b.version, b.base, b.depth, b.weight, b.data FROM chain c CROSS JOIN blobs b"
+        " ON b.thread_id = ? AND b.namespace = ? AND b.version = c.version AND b.channel = ?",
+        (*place, version, channel, *place, channel, until, *place, channel),
     )
+    return [_Row(*row) for row in rows]
+
+
+def _update(db: sqlite3.Connection, place: Place, channel: str, row: _Row) -> None:
+    """Store a value in another way."""
+    db.execute(
+        f"UPDATE blobs SET base = ?, depth = ?, weight = ?, data = ? {_WHERE}",
+        (*row[1:], *place, row.version, channel),
+    )
+
+
+def _whole(version: str, data: bytes) -> _Row:
+    return _Row(version, None, 0, 0, data)
+
+
+def _as_delta(base: _Value, version: str, data: bytes) -> _Row | None:
+    """The value as a delta, `None` if that would not be worth it."""
+    change = delta.diff(base.data, data)
+    if change is None:
+        return None
+    weight = (base.weight or len(base.data)) + len(change)
+    if weight > _MAX_READ * len(data):
+        return None
+    return _Row(version, base.version, base.depth + 1, weight, change)
 
 
 def insert_many(db: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:

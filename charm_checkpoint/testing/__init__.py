@@ -45,6 +45,7 @@ from charm_checkpoint.testing.faces import MessageFaceContract  # noqa: E402
 from charm_checkpoint.testing.fencing import FencingContract  # noqa: E402
 from charm_checkpoint.testing.graphs import GraphContract  # noqa: E402
 from charm_checkpoint.testing.ids import IdContract  # noqa: E402
+from charm_checkpoint.testing.listing import ListingContract  # noqa: E402
 from charm_checkpoint.testing.messages import MessagesContract  # noqa: E402
 from charm_checkpoint.testing.pull import PullContract  # noqa: E402
 from charm_checkpoint.testing.read import ReadContract  # noqa: E402
@@ -60,6 +61,7 @@ __all__ = [
     "FencingContract",
     "GraphContract",
     "IdContract",
+    "ListingContract",
     "MessageFaceContract",
     "MessagesContract",
     "PullContract",
@@ -73,6 +75,7 @@ __all__ = [
 class BackendContract(
     WriteContract,
     ReadContract,
+    ListingContract,
     ThreadContract,
     PullContract,
     SyncContract,

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from charm_checkpoint.backend import Backend
-from charm_checkpoint.errors import ThreadConflictError
+from charm_checkpoint.errors import ConfigError, ThreadConflictError
 from charm_checkpoint.store import BaseMemoryStore, CheckpointStore
 from charm_checkpoint.testing.fixtures import BackendFixtures
 from charm_checkpoint.testing.messages import HELLO, KINDS, MessagesContract
@@ -154,6 +155,38 @@ class MessageFaceContract(BackendFixtures, MessagesContract):
             found.checkpoint_id == graph.get_state(_THREAD).config["configurable"]["checkpoint_id"]
         )
         assert len(list(store.threads(limit=1))) == 1
+
+    def test_threads_by_status_and_label(self, store: CheckpointStore) -> None:
+        graph = _agent(store)
+        for name, text, user in (
+            ("a", "hi", "ann"),
+            ("b", "danger", "ann"),
+            ("c", "danger", "ben"),
+        ):
+            config: RunnableConfig = {
+                "configurable": {"thread_id": name, "floor": 3, "api_key": "secret"},
+                "metadata": {"user": user, "vip": user == "ben"},
+            }
+            graph.invoke({"messages": [HumanMessage(text)]}, config)
+        names = [t.thread_id for t in store.threads(labels={"user": "ann"})]
+        assert names == ["b", "a"]
+        [found] = store.threads(status="interrupted", labels={"user": "ann", "floor": 3})
+        assert (found.thread_id, found.status) == ("b", "interrupted")
+        assert dict(found.labels).items() >= {"user": "ann", "vip": False, "floor": 3}.items()
+        assert "api_key" not in found.labels
+        assert [t.thread_id for t in store.threads(labels={"vip": True}, limit=9)] == ["c"]
+        for wrong in (
+            {"step": 1},
+            {"user": None},
+            {"x": 1.5},
+            {"x" * 201: 1},
+            {"x": "\x00"},
+            {1: 1},
+        ):
+            with pytest.raises(ConfigError, match="label"):
+                store.threads(labels=wrong)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="waiting"):
+            store.threads(status="waiting")  # type: ignore[arg-type]
 
     def test_history_and_deletion(
         self, store: CheckpointStore, phone_store: CheckpointStore

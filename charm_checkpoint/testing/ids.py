@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from charm_checkpoint.backend import Backend, Scan
+from charm_checkpoint.backend import Backend, Scan, ThreadQuery
 from charm_checkpoint.testing.fixtures import BackendFixtures
 from charm_checkpoint.testing.rows import (
     AT,
@@ -103,7 +103,7 @@ class IdContract(BackendFixtures):
         ):
             assert keys(ready, query) == [(odd, odd, odd)]
         assert ids(ready, Scan(before=odd, thread_id=odd)) == []
-        [listed] = ready.threads(limit=9, thread_id=odd)
+        [listed] = ready.threads(ThreadQuery(limit=9, thread_id=odd))
         assert (listed.thread_id, listed.heads[0].device) == (odd, odd)
         pulled = ready.pull(odd, [])
         # With a colon it is a task's, and there is no root that it could belong to.

@@ -6,7 +6,15 @@ from collections.abc import Hashable
 
 import pytest
 
-from charm_checkpoint.backend import Backend, HeadMark, HeadRow, Pulled, Tombstone, WriteRow
+from charm_checkpoint.backend import (
+    Backend,
+    HeadMark,
+    HeadRow,
+    Pulled,
+    ThreadQuery,
+    Tombstone,
+    WriteRow,
+)
 from charm_checkpoint.testing.fixtures import BackendFixtures
 from charm_checkpoint.testing.rows import (
     AT,
@@ -43,7 +51,11 @@ _STATEFUL = ["sub", "sub|inner", "task", "task9", "task;", "task|", "é", "\U000
 def pull(backend: Backend, *held: HeadMark, thread: str = THREAD) -> Pulled:
     """Ask, and hold the answer to what `threads` and `read` tell."""
     answer = backend.pull(thread, held)
-    listed = {head for row in backend.threads(limit=1, thread_id=thread) for head in row.heads}
+    listed = {
+        head
+        for row in backend.threads(ThreadQuery(limit=1, thread_id=thread))
+        for head in row.heads
+    }
     told = [mark.head for mark in answer.heads]
     assert len({head.namespace for head in told}) == len(told)
     assert listed.issuperset(told)

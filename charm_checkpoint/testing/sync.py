@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from charm_checkpoint.backend import Backend, HeadRow, OnConflict, Scan
+from charm_checkpoint.backend import Backend, HeadRow, OnConflict, Scan, ThreadQuery
 from charm_checkpoint.testing.fixtures import BackendFixtures
 from charm_checkpoint.testing.pull import heads_of, pull, sent
 from charm_checkpoint.testing.rows import (
@@ -176,7 +176,7 @@ class SyncContract(BackendFixtures):
         assert blobs_of(found).keys() == {"a", "b"}
         assert writes_of(found.writes) == [write()]
         assert ids(ready) == ["5"]
-        [row] = ready.threads(limit=1)
+        [row] = ready.threads(ThreadQuery(limit=1))
         assert row.heads[0].checkpoint_id == "5"
 
     def test_a_whole_checkpoint_may_be_grown_from(self, ready: Backend) -> None:
@@ -236,7 +236,7 @@ class SyncContract(BackendFixtures):
         before = contents(ready, THREAD)
         assert statuses(ready.write([move("3", "2", at=_LATER)])) == ["stored"]
         assert head(ready) == "3"
-        [row] = ready.threads(limit=9)
+        [row] = ready.threads(ThreadQuery(limit=9))
         assert list(row.heads) == [HeadRow("", "3", "phone", _LATER)]
         assert (row.created_at, row.updated_at) == (AT, _LATER)
         moved = {key: (*fields[:-1], "3") for key, fields in before.items()}
@@ -250,10 +250,11 @@ class SyncContract(BackendFixtures):
         store(ready, move("3", "2"), put("4", "3", fenced=True))
         assert statuses(ready.write([put("5", "2", fenced=True)])) == ["conflict"]
         assert [a.checkpoint_id for a in ready.lineage(THREAD, "", None, ["a"])] == ["3"]
-        store(ready, move("2", "4"), pending("2")._replace(fenced=True))
+        late = pending("2", write(channel="__error__"))
+        store(ready, move("2", "4"), late._replace(fenced=True))
         assert statuses(ready.write([pending("4")._replace(fenced=True)])) == ["conflict"]
-        [row] = ready.threads(limit=9)
-        assert row.pending == {"channel"}
+        [row] = ready.threads(ThreadQuery(limit=9))
+        assert row.status == "failed"
         store(ready, put("5", "2", fenced=True))
         assert ready.prune(THREAD, [("", "5")]) == 1
         assert head(ready) == "2"
@@ -262,14 +263,14 @@ class SyncContract(BackendFixtures):
     def test_a_head_that_is_there_already_stays_as_it_is(self, ready: Backend, over: str) -> None:
         _fork(ready)
         store(ready, move("2", over, at=_LATER))
-        [row] = ready.threads(limit=9)
+        [row] = ready.threads(ThreadQuery(limit=9))
         assert list(row.heads) == [HeadRow("", "2", "laptop", AT)]
 
     def test_the_same_move_again_changes_nothing(self, ready: Backend) -> None:
         _fork(ready)
         store(ready, move("3", "2", at=_LATER))
         store(ready, move("3", "2", at=_LATER + 1, device="tablet"))
-        [row] = ready.threads(limit=9)
+        [row] = ready.threads(ThreadQuery(limit=9))
         assert list(row.heads) == [HeadRow("", "3", "phone", _LATER)]
 
     def test_a_head_does_not_move_to_what_is_not_stored(self, ready: Backend) -> None:
@@ -289,7 +290,7 @@ class SyncContract(BackendFixtures):
         for unit in (move("1", "1", thread="unknown"), move("1", "1", namespace="sub")):
             [outcome] = ready.write([unit])
             assert (outcome.status, outcome.head) == ("orphaned", None)
-        assert [row.thread_id for row in ready.threads(limit=9)] == [THREAD]
+        assert [row.thread_id for row in ready.threads(ThreadQuery(limit=9))] == [THREAD]
         assert ready.delete("unknown", at=_LATER) is False, "the refused move left something"
 
     @pytest.mark.parametrize("over", ["1", "3", "none"])

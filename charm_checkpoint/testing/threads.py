@@ -1,12 +1,13 @@
-"""`threads`, `delete`, `copy` and `prune`: whole threads, and what stays of them."""
+"""`delete`, `copy` and `prune`: whole threads, and what stays of them."""
 
 from __future__ import annotations
 
 import pytest
 
-from charm_checkpoint.backend import Backend, Scan, Unit
+from charm_checkpoint.backend import Backend, Scan, ThreadQuery, Unit
 from charm_checkpoint.errors import ThreadExistsError, ThreadNotFoundError
 from charm_checkpoint.testing.fixtures import BackendFixtures
+from charm_checkpoint.testing.listing import thread_ids
 from charm_checkpoint.testing.rows import (
     AT,
     THREAD,
@@ -42,72 +43,8 @@ _LATE: dict[str, Unit] = {
 }
 
 
-def _thread_ids(backend: Backend) -> list[str]:
-    return [row.thread_id for row in backend.threads(limit=1000)]
-
-
 class ThreadContract(BackendFixtures):
-    """`Backend.threads`, `delete`, `copy` and `prune` row by row."""
-
-    # -- threads ---------------------------------------------------------------------------------------------------
-
-    def test_no_threads(self, ready: Backend) -> None:
-        assert list(ready.threads(limit=10)) == []
-        assert list(ready.threads(limit=1, thread_id="unknown")) == []
-
-    def test_threads_by_recency(self, ready: Backend) -> None:
-        for thread, at in (("a", 1.0), ("b", 5.0), ("é", 3.0), ("A", 3.0), ("z", 3.0)):
-            store(ready, put("1", thread=thread, at=at))
-        assert _thread_ids(ready) == ["b", "é", "z", "A", "a"]
-        store(ready, put("2", "1", thread="a", at=6.5))
-        assert _thread_ids(ready) == ["a", "b", "é", "z", "A"]
-        [row] = ready.threads(limit=9, thread_id="a")
-        assert (row.created_at, row.updated_at) == (1.0, 6.5)
-
-    @pytest.mark.parametrize("limit", [1, 2, 5, 6])
-    def test_pages_of_threads(self, ready: Backend, limit: int) -> None:
-        for n in range(5):
-            store(ready, put("1", thread=f"t{n}", at=AT + n // 2 + 1 / 3))
-        found = list(ready.threads(limit=limit))
-        while len(
-            page := ready.threads(limit=limit, after=(found[-1].updated_at, found[-1].thread_id))
-        ):
-            assert len(page) <= limit
-            found += page
-        assert [row.thread_id for row in found] == ["t4", "t3", "t2", "t1", "t0"]
-
-    def test_heads_of_a_thread(self, ready: Backend) -> None:
-        chain(ready, "1", namespace="a")
-        chain(ready, "1", "2")
-        store(ready, put("3", namespace="\U0001d11e", device="phone", at=_LATER))
-        [row] = ready.threads(limit=9)
-        assert [(h.namespace, h.checkpoint_id) for h in row.heads] == [
-            ("", "2"),
-            ("a", "1"),
-            ("\U0001d11e", "3"),
-        ]
-        assert (row.heads[2].device, row.heads[2].moved_at) == ("phone", _LATER)
-
-    def test_pending_channels_are_those_of_the_root_head(self, ready: Backend) -> None:
-        chain(ready, "1", "2")
-        chain(ready, "1", namespace="sub")
-        store(
-            ready,
-            pending("1", write(channel="old")),
-            pending("2", write(idx=0, channel="a"), write(idx=-3, channel="__interrupt__")),
-            pending("2", write("other", channel="a")),
-            pending("1", write(channel="sub"), namespace="sub"),
-            put("1", thread="idle"),
-        )
-        found = {row.thread_id: row.pending for row in ready.threads(limit=9)}
-        assert found == {THREAD: {"a", "__interrupt__"}, "idle": set()}
-
-    def test_a_thread_begins_with_its_first_checkpoint(self, ready: Backend) -> None:
-        store(ready, pending("1"))
-        assert _thread_ids(ready) == []
-        store(ready, put("1", at=AT))
-        [row] = ready.threads(limit=9)
-        assert (row.created_at, row.updated_at) == (AT, AT)
+    """`Backend.delete`, `copy` and `prune` row by row."""
 
     # -- delete ----------------------------------------------------------------------------------------------------
 
@@ -122,7 +59,7 @@ class ThreadContract(BackendFixtures):
         )
         assert ready.delete(THREAD, at=_LATER) is True
         assert ids(ready) == []
-        assert _thread_ids(ready) == []
+        assert thread_ids(ready) == []
         for namespace in ("", "sub"):
             found = read(ready, None, namespace=namespace)
             assert (found.checkpoint, found.head) == (None, None)
@@ -145,7 +82,7 @@ class ThreadContract(BackendFixtures):
             store(ready, put("1", None, blob("a"), thread=thread), pending("1", thread=thread))
         store(ready, put("1"))
         assert ready.delete(THREAD, at=_LATER) is True
-        assert sorted(_thread_ids(ready)) == sorted(others)
+        assert sorted(thread_ids(ready)) == sorted(others)
         for thread in others:
             found = read(ready, "1", thread)
             assert (len(found.blobs), len(found.writes)) == (1, 1)
@@ -160,7 +97,7 @@ class ThreadContract(BackendFixtures):
         assert outcome.status == "deleted"
         assert outcome.deleted_at == _LATER
         assert ids(ready) == []
-        assert _thread_ids(ready) == []
+        assert thread_ids(ready) == []
         assert ready.delete(THREAD, at=_LATER) is False, "the late write left something"
 
     def test_a_late_checkpoint_takes_the_writes_that_came_first_with_it(
@@ -190,7 +127,7 @@ class ThreadContract(BackendFixtures):
         assert head(ready) == "2"
         assert read(ready, None).deleted_through == "5"
         assert writes_of(read(ready, "4").writes) == [write()]
-        assert _thread_ids(ready) == [THREAD]
+        assert thread_ids(ready) == [THREAD]
 
     def test_a_parent_above_the_tombstone_is_no_deleted_one(self, ready: Backend) -> None:
         """A root may be on its way, in a batch behind this one; a parent comes before its children."""
@@ -236,7 +173,7 @@ class ThreadContract(BackendFixtures):
         assert contents(ready, "copy") == before
         assert contents(ready, THREAD) == before
         assert (head(ready, "copy"), head(ready, "copy", "sub:1")) == ("2", "9")
-        [row] = ready.threads(limit=1, thread_id="copy")
+        [row] = ready.threads(ThreadQuery(limit=1, thread_id="copy"))
         assert (row.created_at, row.updated_at) == (_LATER, AT)
 
     def test_a_copy_lives_by_itself(self, ready: Backend) -> None:
@@ -287,6 +224,11 @@ class ThreadContract(BackendFixtures):
         assert (head(ready), head(ready, namespace="sub")) == ("3", "2")
         assert len(read(ready, "3").writes) == 1
         assert read(ready, None).deleted_through is None
+
+    def test_prune_of_parents_in_a_circle_ends(self, ready: Backend) -> None:
+        store(ready, put("2", "3", whole=True), put("3", "2"), put("1", on_conflict="beside"))
+        assert ready.prune(THREAD, [("", "2"), ("", "3")]) == 2
+        assert (head(ready), ids(ready)) == ("1", ["1"])
 
     def test_prune_again_finds_nothing(self, ready: Backend) -> None:
         chain(ready, "1", "2")
@@ -343,11 +285,11 @@ class ThreadContract(BackendFixtures):
         chain(ready, "1", namespace="sub")
         assert ready.prune(THREAD, [("sub", "1")]) == 1
         assert (head(ready), head(ready, namespace="sub")) == ("2", None)
-        [row] = ready.threads(limit=9)
+        [row] = ready.threads(ThreadQuery(limit=9))
         assert [h.namespace for h in row.heads] == [""]
         assert ready.prune(THREAD, [("", "2"), ("", "1")]) == 2
         assert head(ready) is None
-        assert _thread_ids(ready) == []
+        assert thread_ids(ready) == []
         assert statuses(ready.write([put("3", "2", fenced=True)])) == ["orphaned"]
         store(ready, put("3", fenced=True))
         assert head(ready) == "3"

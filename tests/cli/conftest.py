@@ -187,7 +187,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
         graph.invoke(Command(resume="no"), asked)
 
         graph.invoke(
-            {"messages": [("user", "A seat, please.")]}, {"configurable": {"thread_id": "trip"}}
+            {"messages": [("user", "A seat, please.")]},
+            {
+                "configurable": {"thread_id": "trip"},
+                "metadata": {"user": "ann", "seat": 5, "room": "5"},
+            },
         )
     return f"sqlite:///{path}"
 
@@ -216,6 +220,8 @@ def conforms() -> Callable[[Any, Any], bool]:
 def _conforms(value: Any, hint: Any) -> bool:
     if is_typeddict(hint):
         fields = get_type_hints(hint)
+        if not isinstance(value, dict):
+            return False
         return set(value) == set(fields) and all(_conforms(value[f], fields[f]) for f in fields)
     kinds = get_args(hint)
     if get_origin(hint) is list:

@@ -23,6 +23,15 @@ Run = Callable[..., Any]
         (["threads", "--limit", "-1"], "--limit"),
         (["show", "nobody"], "there is no thread 'nobody'"),
         (["show", ""], "thread id is empty"),
+        (
+            ["threads", "--status", "waiting"],
+            "idle, interrupted or failed",
+        ),
+        (["threads", "--label", "ann"], "NAME=VALUE"),
+        (
+            ["threads", "--label", "step=1"],
+            "no thread can be found by 'step'",
+        ),
         (["threads", "--store", "no such thing"], "neither a provider's name nor a URL"),
         (["threads", "--store", "nosuch://me:hunter2@host/db"], "pip install charm-memory-nosuch"),
         (["threads", "--store", "sqlite:///typo.db"], "typo.db does not exist"),

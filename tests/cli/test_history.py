@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
+from rich.console import Console
 
 from charm_checkpoint.cli import reports
+from charm_checkpoint.cli.history import step_table
 from charm_checkpoint.cli.lanes import draw, order
 from charm_checkpoint.sqlite import LocalMemory
 
@@ -114,6 +117,36 @@ def drawn(**parents: str | None) -> list[str]:
 )
 def test_lanes(parents: dict[str, str | None], lines: list[str]) -> None:
     assert drawn(**parents) == lines
+
+
+def test_lanes_go_on_where_the_history_is_cut() -> None:
+    """Two branches are not drawn as one because what they grew from is not on the page."""
+    parents = {"e": "gone", "d": "other", "c": "gone", "b": "c"}
+    lines = [f"{lanes} {id or ''}".rstrip() for lanes, id in draw(parents, cut=True)]
+    assert lines == ["● e", "│ ● d", "│ │ ● b", "│ │ ● c", "├─┼─╯"]
+
+
+@pytest.mark.parametrize("branches", [3, 8, 40])
+def test_many_branches_in_80_columns(branches: int) -> None:
+    ids = [f"1f1e6de8-9385-6{i:03}-8000-000000000000" for i in range(2 * branches)]
+    steps: Any = [
+        {
+            "checkpoint_id": id,
+            "parent_id": ids[i - branches] if i >= branches else None,
+            "step": i,
+            "source": "update",
+            "device": "a-laptop-with-a-long-name",
+            "created_at": "2026-01-01T00:00:00+00:00",
+            "is_head": False,
+            "is_branch": True,
+        }
+        for i, id in reversed(list(enumerate(ids)))
+    ]
+    console = Console(width=80, file=io.StringIO())
+    console.print(step_table(steps, width=80))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80
+    assert all(any(id[:18] in line and "branch" in line for line in lines) for id in ids)
 
 
 def test_cycle_is_cut() -> None:

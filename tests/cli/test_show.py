@@ -13,7 +13,7 @@ from langgraph.graph.message import _messages_delta_reducer
 from langgraph.types import Command, Send, interrupt
 
 from charm_checkpoint.cli import reports
-from charm_checkpoint.cli.show import _said, gather
+from charm_checkpoint.cli.show import gather, said
 from charm_checkpoint.sqlite import LocalMemory
 
 Run = Callable[..., Any]
@@ -219,7 +219,7 @@ def test_messages_that_are_none(tmp_path: Path) -> None:
 
 
 def test_tools_and_blocks_are_told() -> None:
-    assert _said({"content": [{"type": "text", "text": "see"}, {"type": "image"}]}) == "see [image]"
+    assert said({"content": [{"type": "text", "text": "see"}, {"type": "image"}]}) == "see [image]"
     call = {"function": {"name": "search", "arguments": '{"to":"Lisbon"}'}}
-    assert _said({"content": "", "tool_calls": [call]}) == '→ search({"to":"Lisbon"})'
-    assert _said({"role": "x", "note": 1}) == "{'note': 1, 'role': 'x'}"
+    assert said({"content": "", "tool_calls": [call]}) == '→ search({"to":"Lisbon"})'
+    assert said({"role": "x", "note": 1}) == "{'note': 1, 'role': 'x'}"

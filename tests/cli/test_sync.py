@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from charm_checkpoint import open_store
+from charm_checkpoint.backend import ThreadQuery
 from charm_checkpoint.cli import reports
 from charm_checkpoint.replica import ReplicaStore
 from charm_checkpoint.replica.front import Front
@@ -258,7 +259,7 @@ def test_push_shows_its_progress_on_a_terminal_only(terminal: Run, offline: list
 def here(remote: Path) -> set[str]:
     """The threads that this device can go on with when nobody answers."""
     with closing(Front(remote.with_name("own.db"))) as front:
-        return {row.thread_id for row in front.threads(limit=100)}
+        return {row.thread_id for row in front.threads(ThreadQuery(limit=100))}
 
 
 def test_pull(call: Run, remote: Path, conforms: Conforms) -> None:
@@ -283,7 +284,7 @@ def test_pull_brings_what_is_new(call: Run, remote: Path) -> None:
         closing(Front(remote.with_name("own.db"))) as front,
         open_store(f"sqlite:///{remote}") as store,
     ):
-        (row,) = front.threads(limit=1, thread_id="a")
+        (row,) = front.threads(ThreadQuery(limit=1, thread_id="a"))
         info = store.thread("a")  # type: ignore[attr-defined]
         assert row.heads[0].checkpoint_id == info.checkpoint_id
 

@@ -23,6 +23,7 @@ from charm_checkpoint.backend import (
     PutWrites,
     Scan,
     Snapshot,
+    ThreadQuery,
     ThreadRow,
     Unit,
 )
@@ -88,8 +89,8 @@ class Sound:
     ) -> Sequence[Ancestor]:
         return self.inner.lineage(thread_id, namespace, checkpoint_id, channels)
 
-    def threads(self, **query: Any) -> Sequence[ThreadRow]:
-        return self.inner.threads(**query)
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
+        return self.inner.threads(query)
 
     def delete(self, thread_id: str, *, at: float) -> bool:
         return self.inner.delete(thread_id, at=at)

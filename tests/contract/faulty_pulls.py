@@ -13,6 +13,7 @@ from charm_checkpoint.backend import (
     Outcome,
     Pulled,
     Snapshot,
+    ThreadQuery,
     Tombstone,
     Unit,
     WriteRow,
@@ -79,7 +80,9 @@ class ChoosesHeads(Sound):
     def pull(self, thread_id: str, held: Sequence[HeadMark]) -> Pulled:
         answer = super().pull(thread_id, held)
         sound = {mark.head.namespace for mark in answer.heads}
-        listed = [head for row in self.threads(limit=1, thread_id=thread_id) for head in row.heads]
+        listed = [
+            head for row in self.threads(ThreadQuery(1, thread_id=thread_id)) for head in row.heads
+        ]
         root = self.read(thread_id, "", None).head
         live = {h.namespace for h in listed if self.is_live(thread_id, h, root)}
         more = [head for head in listed if head.namespace in live - sound]

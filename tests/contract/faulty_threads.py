@@ -3,22 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from charm_checkpoint.backend import BlobRow, Outcome, PutCheckpoint, Snapshot, ThreadRow, Unit
+from charm_checkpoint.backend import (
+    BlobRow,
+    Outcome,
+    PutCheckpoint,
+    Snapshot,
+    ThreadQuery,
+    ThreadRow,
+    Unit,
+)
 from tests.contract.faults import ChangesSnapshots, ChangesUnits, Sound, caught_by
 
 
 @caught_by("test_threads_by_recency", "test_pages_of_threads[2]")
 class ListsThreadsByName(Sound):
-    def threads(self, **query: Any) -> Sequence[ThreadRow]:
-        return sorted(super().threads(**query), key=lambda row: row.thread_id)
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
+        return sorted(super().threads(query), key=lambda row: row.thread_id)
 
 
-@caught_by("test_pending_channels_are_those_of_the_root_head", "test_threads_of_a_store")
+@caught_by("test_status_is_that_of_the_root_head[puts-writes]", "test_threads_of_a_store")
 class SeesNoInterrupts(Sound):
-    def threads(self, **query: Any) -> Sequence[ThreadRow]:
-        return [row._replace(pending=frozenset()) for row in super().threads(**query)]
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
+        return [row._replace(status="idle") for row in super().threads(query)]
+
+
+@caught_by("test_labels_are_of_the_root_heads_metadata", "test_pages_of_some_threads[1]")
+class ForgetsWhatWasAsked(Sound):
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
+        return super().threads(query._replace(labels=None))
+
+
+@caught_by("test_pages_of_some_threads[1]")
+class LooksForSomeLabel(Sound):
+    """Finds threads that have one of the labels."""
+
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
+        asked = (query.labels or {}).items()
+        found = super().threads(query._replace(limit=1000, labels=None))
+        return [row for row in found if not asked or asked & row.labels.items()][: query.limit]
+
+
+@caught_by("test_labels_are_of_the_root_heads_metadata")
+class TakesZeroForFalse(Sound):
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
+        asked = (query.labels or {}).items()
+        found = super().threads(query._replace(limit=1000, labels=None))
+        return [row for row in found if asked <= row.labels.items()][: query.limit]
+
+
+@caught_by("test_pages_of_some_threads[1]")
+class FiltersPagesAfterwards(Sound):
+    def threads(self, query: ThreadQuery) -> Sequence[ThreadRow]:
+        found = super().threads(query._replace(status=None))
+        return [row for row in found if query.status in (None, row.status)]
 
 
 @caught_by(

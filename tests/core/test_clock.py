@@ -134,7 +134,14 @@ class TestFollowing:
             fresh = place("t", str(uuid6()))
             saver.put_writes(fresh, [("n", 2)], "task")
 
-    @pytest.mark.parametrize("nothing", [None, "", "1", "latest", str(uuid4()), str(uuid1())])
+    @pytest.mark.parametrize(
+        "nothing",
+        [
+            *(None, "", "1", "latest"),
+            pytest.param(str(uuid4()), id="random"),
+            pytest.param(str(uuid1()), id="version 1"),
+        ],
+    )
     def test_only_its_own_kind_of_id(self, nothing: str | None) -> None:
         before = ids._last_v6_timestamp
         clock.observe(nothing)

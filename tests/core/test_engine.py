@@ -92,6 +92,22 @@ class TestLanes:
             writes.result(WAIT)
             assert latest(saver, "t") == {"n": 1}
 
+    def test_a_backend_that_turns_out_to_be_near(self, far: Gate, pool: ThreadPoolExecutor) -> None:
+        """Pending writes then share a transaction with whatever else waits."""
+        with opened(far) as saver:
+            step = pool.submit(put, saver, place("t"), n=1)
+            assert far.entered.wait(WAIT)
+            far.entered.clear()
+            far.parallel_writes = 1  # type: ignore[attr-defined]
+            writes = pool.submit(saver.put_writes, place("t", "1"), [("a", 1)], "task")
+            while saver.engine.unanswered < 2:
+                assert not writes.done()
+            assert not far.entered.wait(0.1)
+            far.opened.set()
+            step.result(WAIT)
+            writes.result(WAIT)
+            assert far.batches == [1, 1]
+
     def test_no_more_than_it_takes_are_in_flight(self, far: Gate, pool: ThreadPoolExecutor) -> None:
         with opened(far) as saver:
             tasks = []

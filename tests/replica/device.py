@@ -48,7 +48,7 @@ class Setting(NamedTuple):
     name: str
     path: str
     remote: str
-    """A URL of Postgres or the path of a SQLite file."""
+    """A URL of Postgres or Redis, or the path of a SQLite file."""
     hours: float
     """How far its clock is off."""
     seed: int
@@ -126,6 +126,10 @@ def remote_backend(url: str) -> Backend:
     """The backend that the devices share."""
     if "://" not in url:
         return SqliteBackend(url)
+    if url.startswith("redis:"):
+        from charm_memory_redis import RedisBackend
+
+        return RedisBackend(url)
     from charm_memory_postgres import PostgresBackend
 
     return PostgresBackend(url)

@@ -15,6 +15,7 @@ from charm_checkpoint.testing import (
     BackendContract,
     DeltaContract,
     FencingContract,
+    ListingContract,
     MessageFaceContract,
     PullContract,
     SyncContract,
@@ -88,7 +89,9 @@ class TestOverSqlite(_OneDevice, BackendContract):
     """Everything."""
 
 
-class TestOverPostgres(_OverPostgres, ThreadContract, PullContract, SyncContract, DeltaContract):
+class TestOverPostgres(
+    _OverPostgres, ListingContract, ThreadContract, PullContract, SyncContract, DeltaContract
+):
     """What is done at the remote, or needs much of it."""
 
 

@@ -13,10 +13,10 @@ from langgraph.graph import START, StateGraph
 from langgraph.types import Command
 from typing_extensions import TypedDict
 
-from charm_checkpoint.backend import Scan
+from charm_checkpoint.backend import Scan, ThreadQuery
 from charm_checkpoint.errors import BackendUnavailable
 from charm_checkpoint.saver import CheckpointSaver
-from charm_checkpoint.testing.rows import blob, chain, keys, pending, put, store
+from charm_checkpoint.testing.rows import blob, chain, keys, pending, put, store, write
 from charm_checkpoint.testing.scenarios import SCENARIOS
 from charm_memory_postgres import PostgresBackend
 from tests.core.support import WAIT, id_of, place
@@ -113,11 +113,42 @@ def test_pages_of_threads_while_they_are_sent(laptop: Device) -> None:
     laptop.line.cut = False
     for size in (1, 2, 7):
         found, after = [], None
-        while page := backend.threads(limit=size, after=after):
+        while page := backend.threads(ThreadQuery(size, after)):
             found += [row.thread_id for row in page]
             after = (page[-1].updated_at, page[-1].thread_id)
         assert found == sorted(names, reverse=True)
     laptop.sync()
+
+
+def test_threads_by_status_and_label_with_something_unsent(laptop: Device, phone: Device) -> None:
+    """What is only here counts, and what the remote still says of the same threads does not."""
+    here, there = (device.saver.engine.backend for device in (laptop, phone))
+    here.setup()
+    there.setup()
+    asks = write(idx=-3, channel="__interrupt__")
+    for n, name in enumerate(("asks", "asked", "elsewhere")):
+        first = put("1", thread=name, at=1000.0 + n, metadata=b'{"user":"ann"}')
+        store(there, first, pending("1", *([] if name == "asks" else [asks]), thread=name))
+    phone.sync()
+    for name in ("asks", "asked"):
+        assert here.read(name, "", None).head == "1"
+    waiting = threading.Event()
+    laptop.line.before = lambda verb, _: verb != "write" or waiting.wait(WAIT)
+    store(here, pending("1", asks, thread="asks"))
+    store(here, put("2", "1", thread="asked", at=2000.0, metadata=b'{"user":"ben"}'))
+
+    def found(**asked: Any) -> list[str]:
+        return [info.thread_id for info in laptop.threads(**asked)]
+
+    for _ in range(2):
+        assert found(status="interrupted") == ["elsewhere", "asks"]
+        assert found(status="idle") == found(labels={"user": "ben"}) == ["asked"]
+        assert found(labels={"user": "ann"}) == ["elsewhere", "asks"]
+        assert found(labels={"user": "ann"}, limit=1) == ["elsewhere"]
+        waiting.set()
+        laptop.sync()
+    laptop.line.cut = True
+    assert found(status="interrupted") == ["asks"], "as far as it was seen here"
 
 
 # -- history -----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import pytest
 from langgraph.checkpoint.base.id import uuid6
 
 from charm_checkpoint import CheckpointSaver
-from charm_checkpoint.errors import BackendCorrupt
+from charm_checkpoint.errors import BackendCorrupt, BackendUnavailable
 from charm_checkpoint.sqlite import SqliteBackend
+from charm_checkpoint.store import CheckpointStore, store_from_saver
 
 PLACE = {"thread_id": "t", "checkpoint_ns": ""}
 
@@ -67,16 +68,58 @@ def blobs(path: Path) -> list[tuple[str | None, int, int]]:
     return rows
 
 
-def test_a_growing_list_costs_what_was_added(chat: Chat) -> None:
+def series(path: Path) -> list[tuple[int, int]]:
+    """How many rows each value is rebuilt from, and how many bytes these are."""
+    with sqlite3.connect(path) as db:
+        rows = db.execute("SELECT version, base, length(data) FROM blobs ORDER BY version")
+        stored = {version: (base, size) for version, base, size in rows}
+    db.close()
+    found = []
+    for version in stored:
+        steps = read = 0
+        at: str | None = version
+        while at is not None:
+            at, size = stored[at]
+            steps, read = steps + 1, read + size
+        found.append((steps, read))
+    return found
+
+
+@pytest.mark.parametrize("turns", [100, 400])
+def test_a_growing_list_costs_what_was_added(chat: Chat, turns: int) -> None:
     rng = random.Random(1)
     messages: list[str] = []
-    for _ in range(200):
+    for _ in range(turns):
         messages = [*messages, text(rng)]
         chat.put(messages)
     stored = sum(size for _, _, size in blobs(chat.path))
-    said = 200 * 300
-    assert stored < 5 * said, f"{stored} bytes stored for {said} said; whole values would be 100 ×"
-    assert max(depth for _, depth, _ in blobs(chat.path)) <= 64
+    said = turns * 300
+    assert stored < 4 * said, "whole values would be many times that, and grow with the square"
+    steps = [steps for steps, _ in series(chat.path)]
+    assert max(steps) < 64, "a value is rebuilt from too many rows"
+    assert series(chat.path)[-1][1] < 1.2 * said, "too much is read for the newest value"
+    chat.check(chat.saver)
+
+
+def test_values_that_change_here_and_there_are_deltas_too(chat: Chat) -> None:
+    rng = random.Random(8)
+    messages = [text(rng) for _ in range(60)]
+    for _ in range(150):
+        at = rng.randrange(len(messages))
+        messages = [*messages[:at], text(rng, 40), *messages[at + 1 :]]
+        chat.put(messages)
+    whole = [size for base, _, size in blobs(chat.path) if base is None]
+    assert len(whole) <= 150 // 64 + 4
+    assert max(steps for steps, _ in series(chat.path)) <= 64 + 1
+    chat.check(CheckpointSaver(SqliteBackend(chat.path)))
+
+
+def test_a_value_that_shrinks_is_not_read_from_a_large_one(chat: Chat) -> None:
+    rng = random.Random(9)
+    messages = [text(rng) for _ in range(100)]
+    chat.put(messages)
+    chat.put(messages[:5])
+    assert [base for base, _, _ in blobs(chat.path)] == [None, None]
     chat.check(chat.saver)
 
 
@@ -137,6 +180,106 @@ def test_pruning_makes_whole_what_it_takes_the_base_from(chat: Chat) -> None:
     fresh.close()
     # The pruned base is what this process remembers: it must not be built on.
     chat.put([*messages, text(rng)])
+    chat.check(chat.saver)
+
+
+def test_pruning_keeps_deltas(chat: Chat) -> None:
+    rng = random.Random(10)
+    messages = [text(rng) for _ in range(20)]
+    for _ in range(80):
+        messages = [*messages, text(rng)]
+        chat.put(messages)
+    with store_from_saver(chat.saver) as store:
+        assert isinstance(store, CheckpointStore)
+        store.prune({"keep_last": 30})
+        assert [base is None for base, _, _ in blobs(chat.path)] == [True] + [False] * 29
+        chat.expected = dict(list(chat.expected.items())[-30:])
+        chat.put([*messages, text(rng)])
+        fresh = CheckpointSaver(SqliteBackend(chat.path))
+        chat.check(fresh)
+        fresh.close()
+
+
+# -- compact -----------------------------------------------------------------------------------------------------------
+
+
+def without_reading(chat: Chat, rng: random.Random, puts: int) -> None:
+    """Put a growing list by processes that never read what was there, so that nothing is a delta."""
+    messages = [text(rng) for _ in range(10)]
+    for _ in range(puts):
+        messages = [*messages, text(rng)]
+        chat.put(messages)
+        chat.saver.close()
+        chat.saver = CheckpointSaver(SqliteBackend(chat.path))
+
+
+def test_compact_packs_what_is_whole(chat: Chat) -> None:
+    rng = random.Random(11)
+    without_reading(chat, rng, 40)
+    chat.put(text(rng, 3000))  # has nothing in common with the others
+    assert sum(base is None for base, _, _ in blobs(chat.path)) == 41
+    backend = SqliteBackend(chat.path)
+    backend.setup()
+    done = backend.compact()
+    assert done.complete
+    assert done.after < done.before / 2
+    assert done.after == sum(
+        f.stat().st_size for f in chat.path.parent.glob("threads.db*") if "shm" not in f.name
+    )
+    assert [base is None for base, _, _ in blobs(chat.path)] == [True] + [False] * 39 + [True]
+    assert max(steps for steps, _ in series(chat.path)) < 36
+    chat.check(CheckpointSaver(SqliteBackend(chat.path)))
+    again = backend.compact()
+    assert again.after == again.before == done.after
+    backend.close()
+    # What this process remembers is stored otherwise by now.
+    chat.put(text(rng, 3000) + "!")
+    chat.check(chat.saver)
+
+
+def test_compact_gives_back_what_was_deleted(chat: Chat) -> None:
+    rng = random.Random(12)
+    chat.put([text(rng) for _ in range(3000)])
+    chat.saver.delete_thread("t")
+    chat.saver.close()
+    had = chat.path.stat().st_size
+    backend = SqliteBackend(chat.path)
+    backend.setup()
+    assert backend.compact().after < 100_000 < had
+    backend.close()
+
+
+def test_compact_says_that_another_process_is_in_the_way(chat: Chat) -> None:
+    chat.put(["x"])
+    backend = SqliteBackend(chat.path, busy_timeout=0.1)
+    backend.setup()
+    other = sqlite3.connect(chat.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(BackendUnavailable, match="locked by another process"):
+        backend.compact()
+    other.execute("ROLLBACK")
+    other.close()
+    assert backend.compact().complete
+    backend.close()
+
+
+def test_a_file_of_an_earlier_release_with_whole_values_in_between(chat: Chat) -> None:
+    """Its series had a whole value every 64 versions, and weights that did not count it."""
+    rng = random.Random(13)
+    messages = [text(rng) for _ in range(10)]
+    for _ in range(40):
+        messages = [*messages, text(rng)]
+        chat.put(messages)
+    with sqlite3.connect(chat.path) as db:
+        db.execute("UPDATE blobs SET weight = weight - 3000 WHERE base IS NOT NULL")
+    db.close()
+    chat.saver.close()
+    chat.saver = CheckpointSaver(SqliteBackend(chat.path))
+    read = chat.saver.get_tuple({"configurable": PLACE})  # type: ignore[typeddict-item]
+    assert read is not None
+    for _ in range(80):
+        messages = [*messages, text(rng)]
+        chat.put(messages)
     chat.check(chat.saver)
 
 

@@ -16,7 +16,7 @@ from charm_checkpoint.cli import history
 from charm_checkpoint.cli.demo.device import NOTE
 from charm_checkpoint.cli.demo.process import DeviceProcess, ended_by
 from charm_checkpoint.cli.demo.proofs import LAPTOP, PHONE, SERVER, Run, prove
-from charm_checkpoint.cli.output import WIDE, console, emit
+from charm_checkpoint.cli.output import console, emit
 from charm_checkpoint.cli.reports import Demonstration
 from charm_checkpoint.errors import ConfigError
 from charm_checkpoint.store import CheckpointStore
@@ -137,7 +137,7 @@ def _report(run: Run, path: Path, seconds: float) -> Demonstration:
 
 def _render(report: Demonstration, screen: Console) -> None:
     screen.print("\nWhat the file says, newest first\n", style="bold")
-    screen.print(history.step_table(report["checkpoints"], wide=screen.width >= WIDE))
+    screen.print(history.step_table(report["checkpoints"], width=screen.width))
     screen.print("\nWhat that proves\n", style="bold")
     table = Table.grid(padding=(0, 2))
     table.add_column(width=4, justify="right")

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charm_checkpoint.cli import reports
+from charm_checkpoint.errors import BackendUnavailable
+from charm_checkpoint.manager import open_store
+from charm_checkpoint.sqlite import LocalMemory, SqliteBackend
+from charm_checkpoint.store import CheckpointStore
+
+Run = Callable[..., Any]
+
+
+def fill(store: Any, *threads: str) -> None:
+    assert isinstance(store, CheckpointStore)
+    saver = store.get_langgraph_checkpointer()
+    for name in threads:
+        store.save_messages(name, [{"role": "user", "content": f"{name} said a secret"}])
+        found = saver.get_tuple({"configurable": {"thread_id": name}})
+        assert found is not None
+        metadata: Any = {"user": name.split("-")[0], "source": "update"}
+        checkpoint: Any = {**found.checkpoint, "id": found.checkpoint["id"][:-4] + "ffff"}
+        saver.put(found.config, checkpoint, metadata, {})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The file of a store with two threads of Ann's and one of Bob's."""
+    with LocalMemory({"path": str(tmp_path / "own.db")}) as store:
+        fill(store, "ann-1", "ann-2", "bob-1")
+    return tmp_path / "own.db"
+
+
+def threads(path: Path) -> set[str]:
+    with LocalMemory({"path": str(path)}) as store:
+        return {info.thread_id for info in store.threads()}
+
+
+def test_a_subject(call: Run, path: Path, conforms: Callable[[Any, Any], bool]) -> None:
+    report = call(
+        "erase", "--label", "user=ann", "--yes", "--store", f"sqlite:///{path}", "--json"
+    ).json
+    assert conforms(report, reports.Erasure)
+    assert (report["erased"], report["done"]) == (True, True)
+    assert report["labels"] == {"user": "ann"}
+    assert {t["thread_id"]: t["checkpoints"] for t in report["threads"]} == {"ann-1": 2, "ann-2": 2}
+    assert [(p["gone"], p["overwritten"]) for p in report["places"]] == [(True, True)]
+    assert threads(path) == {"bob-1"}
+    assert b"ann-1 said" not in path.read_bytes()
+
+
+def test_the_receipt(call: Run, path: Path) -> None:
+    done = call("erase", "ann-1", "nobody", "--yes", "--store", f"sqlite:///{path}")
+    assert (done.code, done.err) == (0, "")
+    assert "Erased 2 threads with 2 checkpoints" in done.out
+    assert "nobody: nothing was there" in done.out
+    assert "no byte of it is left in the file" in done.out
+    assert threads(path) == {"ann-2", "bob-1"}
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y\n", {"bob-1"}), ("n\n", None)])
+def test_asked(terminal: Run, path: Path, answer: str, left: set[str] | None) -> None:
+    had = threads(path)
+    done = terminal("erase", "--label", "user=ann", "--store", f"sqlite:///{path}", input=answer)
+    assert "Erase 2 threads (" in done.out
+    assert "ann-1" in done.out
+    assert done.code == (1 if left is None else 0)
+    assert threads(path) == (left or had)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--yes",), "name the threads to erase"),
+        (("ann-1",), "--yes"),
+        (("--label", "user", "--yes"), "not of the form NAME=VALUE"),
+    ],
+)
+def test_bad_use(call: Run, path: Path, arguments: tuple[str, ...], told: str) -> None:
+    done = call("erase", *arguments, "--store", f"sqlite:///{path}")
+    assert (done.code, done.out) == (2, "")
+    assert told in done.err
+    assert len(threads(path)) == 3
+
+
+def test_a_replica(call: Run, path: Path, tmp_path: Path) -> None:
+    """What only this device has goes, and what only the store behind has."""
+    device = tmp_path / "device.db"
+    url = f"sqlite:///{path}"
+    with open_store(url, replica=str(device)) as store:
+        fill(store, "ann-3")
+    options = ("--store", url, "--replica", str(device), "--json")
+    report = call("erase", "--label", "user=ann", "--yes", *options).json
+    assert report["done"]
+    assert len(report["threads"]) == 3
+    assert [(p["gone"], p["overwritten"]) for p in report["places"]] == [(True, True)] * 2
+    assert b"said a secret" in path.read_bytes()
+    for file in (path, device):
+        assert b"ann-3 said" not in file.read_bytes()
+        assert b"ann-1 said" not in file.read_bytes()
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Let nobody reach a file any more."""
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise BackendUnavailable("the line is cut")
+
+    for verb in ("delete", "write", "threads", "scan", "pull"):
+        real = getattr(SqliteBackend, verb)
+
+        def gone(self: SqliteBackend, *a: Any, real: Any = real, **k: Any) -> Any:
+            return (away if self.path == path else real)(self, *a, **k)
+
+        monkeypatch.setattr(SqliteBackend, verb, gone)
+
+
+def test_not_done_says_so(
+    call: Run, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path / "device.db"
+    with open_store(f"sqlite:///{path}", replica=str(device)) as store:
+        fill(store, "ann-3")
+    cut(monkeypatch, path)
+    options = ("--store", f"sqlite:///{path}", "--replica", str(device), "--timeout", "0.1")
+    done = call("erase", "ann-3", "--yes", *options, "--json")
+    assert done.code == 1
+    report = json.loads(done.out)
+    assert not report["done"]
+    assert [p["gone"] for p in report["places"]] == [True, False]
+    assert "the line is cut" in report["places"][1]["error"]
+    told = call("erase", "ann-3", "--yes", *options)
+    assert "It is not done yet." in told.out
+    monkeypatch.undo()
+    again = call("erase", "ann-3", "--yes", *options[:4], "--json").json
+    assert again["done"]
+    assert b"ann-3 said" not in path.read_bytes()
+
+
+def test_a_deletion_that_is_not_sent(
+    call: Run, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path / "device.db"
+    with open_store(f"sqlite:///{path}", replica=str(device)) as store:
+        fill(store, "ann-3")
+    (tmp_path / "charm.yaml").write_text(
+        f"runtime: {{memory: {{provider: sqlite, config: {{path: {path}, replica: {device}}}}}}}"
+    )
+    cut(monkeypatch, path)
+    monkeypatch.setattr("charm_checkpoint.cli.threads._PATIENCE", 0.1)
+    done = call("delete", "ann-3", "--yes")
+    assert done.code == 1
+    assert "The store behind does not know it yet" in done.out
+    monkeypatch.undo()

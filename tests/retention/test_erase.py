@@ -1,0 +1,172 @@
+"""Erasing: nothing is left in any place, not even as bytes, and the receipt says so only where it is so."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charm_checkpoint.errors import ConfigError, InvalidIdError
+from charm_checkpoint.sqlite import LocalMemory
+from charm_checkpoint.store import CheckpointStore
+from tests.core.support import place
+from tests.replica.support import Device
+from tests.retention.agents import agent
+from tests.retention.conftest import MakeStore
+
+SECRET = "Ann lives at 7 Hill Road"
+
+
+def tell(store: CheckpointStore, thread_id: str, text: str, **metadata: Any) -> Any:
+    graph = agent(store.get_langgraph_checkpointer())
+    thread = place(thread_id)
+    thread["metadata"] = metadata
+    for turn in range(4):
+        graph.invoke({"said": [f"{turn} {text} " + "and so on " * 150]}, thread)
+    return graph
+
+
+def holds(folder: Path, text: str) -> list[str]:
+    """The files that have a text somewhere in their bytes."""
+    return sorted(f.name for f in folder.iterdir() if text.encode() in f.read_bytes())
+
+
+def test_no_byte_is_left(store: CheckpointStore, tmp_path: Path) -> None:
+    for n in range(4):
+        tell(store, f"ann-{n}", SECRET, user="ann")
+        tell(store, f"bob-{n}", "Bob knows nothing", user="bob")
+    assert holds(tmp_path, SECRET), "it would be found"
+    receipt = store.erase(labels={"user": "ann"})
+    assert receipt.done
+    assert {t.thread_id for t in receipt.threads} == {f"ann-{n}" for n in range(4)}
+    assert all(t.checkpoints > 20 for t in receipt.threads)
+    assert [(p.gone, p.overwritten, p.error) for p in receipt.places] == [(True, True, None)]
+    assert holds(tmp_path, SECRET) == []
+    assert holds(tmp_path, "Bob knows nothing")
+    assert {info.thread_id for info in store.threads()} == {f"bob-{n}" for n in range(4)}
+    again = store.erase(labels={"user": "ann"})
+    assert again.done
+    assert again.threads == ()
+
+
+def test_a_reader_keeps_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "threads.db"
+    with LocalMemory({"path": str(path), "busy_timeout": 0.1}) as store:
+        tell(store, "t", SECRET)
+        reader = sqlite3.connect(path)
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM checkpoints").fetchone()[0]
+        receipt = store.erase("t")
+        assert not receipt.done
+        [there] = receipt.places
+        assert (there.gone, there.overwritten) == (True, False)
+        assert "another program reads the file" in str(there.error)
+        reader.close()
+        assert store.erase("t").done
+        assert holds(tmp_path, SECRET) == []
+
+
+def test_what_charmos_left(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(f'[{{"role": "user", "content": "{SECRET}"}}]')
+    with LocalMemory({"path": str(tmp_path / "threads.db")}) as store:
+        assert store.erase("t").done
+    assert holds(tmp_path, SECRET) == []
+
+
+def test_late_writes_do_not_bring_it_back(store: CheckpointStore, tmp_path: Path) -> None:
+    graph = tell(store, "t", SECRET)
+    state = graph.get_state(place("t"))
+    assert store.erase("t").done
+    with pytest.raises(Exception, match="was deleted"):
+        graph.update_state(state.config, {"said": [SECRET]}, as_node="ask")
+    assert holds(tmp_path, SECRET) == []
+
+
+def test_begun_anew_is_not_done(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell(store, "t", SECRET)
+    delete = LocalMemory.delete
+
+    def and_begin_anew(self: LocalMemory, thread_id: str) -> None:
+        delete(self, thread_id)
+        self.save_messages(thread_id, [{"role": "user", "content": "here I am"}])
+
+    monkeypatch.setattr(LocalMemory, "delete", and_begin_anew)
+    receipt = store.erase("t")
+    assert not receipt.done
+    assert "'t'" in str(receipt.places[0].error)
+
+
+def test_bad_input(store: CheckpointStore) -> None:
+    with pytest.raises(ConfigError, match="name the threads"):
+        store.erase()
+    with pytest.raises(InvalidIdError):
+        store.erase("")
+    with pytest.raises(ConfigError, match="no thread can be found"):
+        store.erase(labels={"user": 1.5})  # type: ignore[dict-item]
+
+
+# -- replicas ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def device(make_store: MakeStore) -> Device:
+    store = make_store("replica")
+    assert isinstance(store, Device)
+    return store
+
+
+def test_here_and_there(device: Device, tmp_path: Path) -> None:
+    tell(device, "sent", SECRET, user="ann")
+    device.sync()
+    tell(device, "other", "Bob", user="bob")
+    receipt = device.erase(labels={"user": "ann"})
+    assert receipt.done, receipt
+    assert [t.thread_id for t in receipt.threads] == ["sent"]
+    assert [Path(p.name.removeprefix("sqlite:")).name for p in receipt.places] == [
+        "laptop.db",
+        "remote.db",
+    ]
+    assert holds(tmp_path, SECRET) == []
+    assert device.thread("other")
+
+
+def test_only_in_the_outbox(device: Device, tmp_path: Path) -> None:
+    device.away()
+    tell(device, "t", SECRET, user="ann")
+    receipt = device.erase("t", timeout=0.1)
+    assert not receipt.done
+    here, there = receipt.places
+    assert here.done
+    assert there.error
+    assert holds(tmp_path, SECRET) == []
+    device.line.cut = False
+    assert device.erase("t").done
+    assert holds(tmp_path, SECRET) == []
+
+
+def test_only_behind(device: Device, tmp_path: Path) -> None:
+    """What another device sent, and this one never saw."""
+    with LocalMemory({"path": str(tmp_path / "remote.db")}) as elsewhere:
+        tell(elsewhere, "t", SECRET, user="ann")
+    assert holds(tmp_path, SECRET) == ["remote.db"]
+    receipt = device.erase(labels={"user": "ann"})
+    assert receipt.done
+    assert receipt.threads[0].checkpoints > 20
+    assert holds(tmp_path, SECRET) == []
+
+
+def test_not_done_before_it_is_sent(device: Device, tmp_path: Path) -> None:
+    tell(device, "t", SECRET)
+    device.sync()
+
+    def refuse(verb: str, args: tuple[Any, ...]) -> None:
+        if verb == "delete":
+            raise ConfigError("not this one")
+
+    device.line.before = refuse
+    receipt = device.erase("t", timeout=0.5)
+    assert not receipt.done
+    assert holds(tmp_path, SECRET) == ["remote.db"]
+    device.line.before = None
