@@ -15,7 +15,7 @@ demo: $(VENV)/.demo  ## watch an agent go on in another process, and on another 
 	$(BIN)/python -m examples.two_devices
 
 test: lint  ## lint, then run the tests (PYTEST_ARGS="-k name")
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 test-long: $(VENV)/.dev  ## the tests with their long forms
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)

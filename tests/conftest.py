@@ -16,6 +16,8 @@ settings.load_profile("charm-checkpoint")
 # CHARM_TEST_* choose servers to test with; every other variable is the user's own agents'.
 for _name in [n for n in os.environ if n.startswith("CHARM_") and not n.startswith("CHARM_TEST_")]:
     del os.environ[_name]
+# Workers of pytest-xdist have it, and it would give pipes a width.
+os.environ.pop("COLUMNS", None)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

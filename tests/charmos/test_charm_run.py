@@ -47,15 +47,15 @@ def test_a_function_has_its_history(charm_run: CharmRun) -> None:
 def test_a_provider_that_fails_is_an_error_and_no_local_files(
     charm_run: CharmRun, tmp_path: Path, workspace: Path
 ) -> None:
-    # charmos has a `supabase` of its own, and local files for a provider that fails.
+    # charmos goes on with local files when a provider fails.
     code = (
         "class Memory:\n"
         "    def __init__(self, config):\n"
         "        raise OSError(f\"no route to {config['url']} with {config['service_key']}\")\n"
     )
     plugin = tmp_path / "plugin"
-    write_plugin(plugin, "supabase", "broken_memory", code)
-    memory = '{provider: supabase, config: {url: "https://db.test", service_key: "${SECRET}"}}'
+    write_plugin(plugin, "broken", "broken_memory", code)
+    memory = '{provider: broken, config: {url: "https://db.test", service_key: "${SECRET}"}}'
     run = charm_run(
         with_memory(tmp_path, memory), {"input": "hi"}, python_path=plugin, SECRET="hunter2"
     )

@@ -373,6 +373,36 @@ def test_values_that_are_only_named(target: SqliteBackend) -> None:
         copy_threads(named, other)
 
 
+def test_what_stands_alone_has_all_its_values(target: SqliteBackend) -> None:
+    """Also what came with the checkpoint before it: of a pruned thread the target may forget that one."""
+    pruned = Sparse()
+    rows = [
+        CheckpointRow(id, f"gone {id}", 4, b"{}", {"c": "v"}, b"{}", None, None, "d", 1.0)
+        for id in ("1", "2")
+    ]
+    blob = BlobRow("c", "v", "bytes", b"x")
+    pruned.entries = lambda thread_id: iter(  # type: ignore[method-assign]
+        [Entry("t", "", Snapshot(row, [blob])) for row in rows]
+    )
+    watched = Watched(target)
+    copy_threads(pruned, watched)
+    puts = [u for units in watched.writes for u in units if isinstance(u, PutCheckpoint)]
+    assert [(put.whole, put.blobs) for put in puts] == [(True, (blob,))] * 2
+
+
+def test_pages_that_end_early(origin: SqliteBackend, target: SqliteBackend) -> None:
+    """A backend may give less than was asked for."""
+
+    class Short(Watched):
+        def scan(self, query: Scan) -> Any:
+            return super().scan(query._replace(limit=min(query.limit, 2)))
+
+    report = copy_threads(Short(origin), Short(target))
+    assert outcomes(report.threads) == {"copied"}
+    for thread in names(origin):
+        assert held(target, thread) == held(origin, thread)
+
+
 def test_ids_against_the_order_of_time(target: SqliteBackend) -> None:
     """A device with a slow clock gave a child the smaller id, and old formats keep sends in the parent's writes."""
     source = MemoryBackend()

@@ -104,6 +104,26 @@ def test_a_branch(store: CheckpointStore) -> None:
     assert len(ids(store, "new")) == 8
 
 
+def test_a_branch_that_asks(store: CheckpointStore) -> None:
+    """Nothing came after it, so the answers that it was given stay."""
+    graph = graph_of("interrupts", store)
+    graph.invoke(turn("go"), at("t"))
+    past = graph.get_state(at("t")).parent_config
+    asked = graph.get_state(at("t")).config
+    graph.invoke(Command(resume="one"), asked)
+    tip = ids(store, "t")[0]
+    graph.update_state(past, {"items": ["aside"]}, as_node="__start__")
+    assert ids(store, "t")[0] != tip
+    store.fork("t", "new", at=tip)
+    state = graph.get_state(at("new"))
+    assert [i.value for i in state.interrupts] == ["second?"]
+    assert graph.invoke(Command(resume="two"), at("new"))["items"][-3:] == [
+        "one",
+        "two",
+        "answered",
+    ]
+
+
 def test_by_how_an_id_begins(store: CheckpointStore) -> None:
     graph_of("chat", store).invoke(turn("a"), at("t"))
     first = ids(store, "t")[-1]

@@ -98,11 +98,11 @@ def test_sqlite_saver(official_file: Path, tmp_path: Path) -> None:
         assert {t.outcome for t in report.threads} == {"copied"}
         assert {t.outcome for t in copy_threads(store, saver).threads} == {"same"}
         threads = [t.thread_id for t in report.threads]
+        assert hashlib.sha256(official_file.read_bytes()).digest() == before
+        assert [path.name for path in official_file.parent.iterdir()] == [official_file.name]
         with SqliteSaver.from_conn_string(str(official_file)) as theirs:
             same(saver, theirs, threads)
     assert len(threads) == len(SCENARIOS) + 3
-    assert hashlib.sha256(official_file.read_bytes()).digest() == before
-    assert [path.name for path in official_file.parent.iterdir()] == [official_file.name]
 
 
 def saver_of(folder: Path) -> Any:

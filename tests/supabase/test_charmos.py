@@ -47,22 +47,3 @@ def test_asked_in_one_process_and_answered_in_another(
     assert not workspace.exists()
     with memory(project) as store:
         assert [thread.thread_id for thread in store.threads()] == ["case-7"]
-
-
-def test_without_the_migration(
-    charm_run: CharmRun,  # noqa: F811
-    workspace: Path,  # noqa: F811
-    tmp_path: Path,
-    bare_project: Project,
-) -> None:
-    """An error that says what to do, and no local files instead."""
-    agent = example(tmp_path, "{}")
-    refused = charm_run(
-        agent,
-        {"thread_id": "t", "input": "Please refund order 1207"},
-        SUPABASE_URL=bare_project.url,
-        SUPABASE_KEY=SERVICE_KEY,
-    )
-    assert "charm-checkpoint sql supabase" in refused.error
-    assert SERVICE_KEY not in refused.text
-    assert not workspace.exists()

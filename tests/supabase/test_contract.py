@@ -16,7 +16,7 @@ from charm_checkpoint.testing import (
     ThreadContract,
     WriteContract,
 )
-from charm_checkpoint.testing.rows import chain, contents
+from charm_checkpoint.testing.rows import put, store
 from charm_memory_supabase import SupabaseBackend
 from tests.replica.test_contract import _OneDevice, _SeveralDevices
 from tests.supabase.apart import Apart, real_project
@@ -53,14 +53,12 @@ class _AsUser:
     def backend(self, project: Project) -> Iterator[Backend]:
         self.project = project
         bob = open_as(project, user(BOB))
-        for thread in ("!", "bob", "~"):
-            chain(bob, "!", "5", "~", thread=thread)
-        before = [contents(bob, thread) for thread in ("!", "bob", "~")]
+        store(bob, *(put("5", thread=thread) for thread in ("!", "~")))
+        before = [bob.pull(thread, ()) for thread in ("!", "~")]
         backend = self.reopen(None)
         yield backend
         backend.close()
-        assert [contents(bob, thread) for thread in ("!", "bob", "~")] == before
-        bob.close()
+        assert [bob.pull(thread, ()) for thread in ("!", "~")] == before
 
     def reopen(self, backend: Backend | None) -> Backend:
         return open_as(self.project, user(ALICE))
