@@ -92,6 +92,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "a node that saw what is not there": {"seen": {"node 0": {"x": "1"}}},
     "nothing was seen": {"body": {"versions_seen": GONE}},
     "a NUL": {"body": {"nul": "\\x00", "\x00": "\ud800"}},
+    "fields that are null and false": {"body": {"updated_channels": None, "flag": False}},
     "metadata that is less": {"metadata": {"tags": GONE}},
     "metadata that differs in kind": {"metadata": {"step": 1.0, "user": True}},
     "a NUL in metadata": {"metadata": {"user": "\x00"}},

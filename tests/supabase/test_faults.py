@@ -42,7 +42,7 @@ GONE = RetryPolicy(budget=0.0)
 
 
 @pytest.mark.parametrize("fault", ["before", "after", "half", "502", "503", "429"])
-@pytest.mark.parametrize("which", range(1, 5))
+@pytest.mark.parametrize("which", [1, 4])
 def test_a_turn_whose_write_is_lost(
     fault: Any, which: int, backend: SupabaseBackend, project: Project
 ) -> None:

@@ -282,7 +282,7 @@ def _tables(project: Project) -> list[tuple[str, str]]:
     )
 
 
-@pytest.mark.parametrize("who", STRANGERS)
+@pytest.mark.parametrize("who", ["another user", "no user", "null"])
 def test_statements_of_another_user(
     who: str, alice: SupabaseBackend, bob: SupabaseBackend, project: Project
 ) -> None:

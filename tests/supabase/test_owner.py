@@ -12,7 +12,7 @@ import pytest
 from charm_checkpoint.backend import Scan, ThreadQuery
 from charm_checkpoint.errors import BackendError, BackendReadOnly
 from charm_checkpoint.replica.store import default_path
-from charm_checkpoint.testing.rows import chain, head, put
+from charm_checkpoint.testing.rows import chain, head, pending, put
 from charm_memory_supabase import SupabaseBackend
 from tests.supabase.conftest import Project
 from tests.supabase.support import ALICE, BOB, open_as, open_service, user
@@ -51,6 +51,33 @@ def test_a_server_that_acts_for_a_user(project: Project, alice: SupabaseBackend)
     assert not for_bob.delete("thread", at=1.0)
     for each in (for_alice, for_bob):
         each.close()
+
+
+def test_an_id_that_was_taken_beforehand(alice: SupabaseBackend, service: SupabaseBackend) -> None:
+    """What a server begins is not whoever's that took its id before, without a checkpoint."""
+    alice.write([put("2", "missing", thread="taken"), pending("1", thread="written")])
+    for thread in ("taken", "written"):
+        chain(service, "1", "2", thread=thread)
+        assert alice.read(thread, "", None).checkpoint is None
+        assert not alice.delete(thread, at=1.0)
+    assert threads(alice) == []
+    chain(alice, "1", thread="own")
+    chain(service, "1", "2", thread="own")
+    assert head(alice, thread="own") == "2", "a server goes on with whose thread it is"
+
+
+def test_what_a_server_left_is_not_to_be_claimed(
+    alice: SupabaseBackend, service: SupabaseBackend
+) -> None:
+    """Also where it is no thread yet."""
+    service.write([pending("1", thread="written"), put("1", thread="aside", on_conflict="beside")])
+    for thread in ("written", "aside"):
+        with pytest.raises(BackendReadOnly, match="somebody else"):
+            chain(alice, "5", thread=thread)
+        assert not alice.delete(thread, at=1.0)
+    assert len(service.read("written", "", "1").writes) == 0
+    chain(service, "1", thread="written")
+    assert len(service.read("written", "", "1").writes) == 1
 
 
 def test_a_user_cannot_act_for_another(project: Project, alice: SupabaseBackend) -> None:

@@ -21,7 +21,7 @@ from charm_checkpoint.errors import (
 )
 from charm_memory_postgres.wire import VERSION
 from charm_memory_supabase import SupabaseMemory
-from charm_memory_supabase.errors import BaseLost, Refusal, translate
+from charm_memory_supabase.errors import BaseLost, Refusal, TooSlow, translate
 from charm_memory_supabase.packing import pack
 from charm_memory_supabase.schema import FUNCTIONS
 from tests.supabase.conftest import Project
@@ -97,7 +97,7 @@ REFUSALS: list[tuple[int, str, type[BackendError], str]] = [
     (401, "42501", BackendReadOnly, "sign"),
     (403, "42501", BackendReadOnly, "42501"),
     (405, "25006", BackendReadOnly, "25006"),
-    (500, "57014", BackendUnavailable, "57014"),
+    (500, "57014", TooSlow, "57014"),
     (500, "40P01", BackendUnavailable, "40P01"),
     (503, "53100", BackendFull, "53100"),
     (503, "PGRST001", BackendUnavailable, "PGRST001"),
@@ -119,7 +119,7 @@ def test_what_an_answer_means(status: int, code: str, kind: type[BackendError], 
     assert type(error) is kind
     assert told in str(error)
     assert "https://x.supabase.co" in str(error)
-    if isinstance(error, BackendUnavailable):
+    if kind is BackendUnavailable:
         assert error.retry_after == 7.0
 
 

@@ -195,7 +195,8 @@ def _put(
     if exact_metadata:
         unit["labels"] = labels_of(exact_metadata)
     if change is not None:
-        checkpoint = _compact({**change.rest, "v": row.format})
+        # Whole: a field that is null or false is a field.
+        checkpoint = json.dumps({**change.rest, "v": row.format}, separators=(",", ":"))
         metadata = json.dumps(change.metadata, separators=(",", ":"))
     else:
         fields = {

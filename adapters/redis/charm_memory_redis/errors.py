@@ -76,6 +76,7 @@ _BY_TYPE = {
     exceptions.AskError: "ASK",  # MovedError is one
     exceptions.TryAgainError: "TRYAGAIN",
     exceptions.ClusterDownError: "CLUSTERDOWN",  # MasterDownError is one
+    exceptions.ClusterError: "TRYAGAIN",  # redis-py gave up following a slot on the move
 }
 
 

@@ -195,14 +195,16 @@ class Listing:
                 id, namespace = pair(name[1:])
                 there[id, thread_id, namespace] = entry
         entries = []
+        last = None
         for key in keys:
             if key not in there:
                 # Its thread's answer grew too large.
                 more = True
                 break
-            if (entry := there[key]) is not None:
+            last = key
+            if (entry := there[key]) is not None:  # else it went meanwhile
                 entries.append(entry)
-        return Page(entries, _key(entries[-1]) if more and entries else None)
+        return Page(entries, last if more else None)
 
     def _keys_of_all(self, query: Scan) -> tuple[list[_Key], bool]:
         """The keys of a page over all threads, and whether there are more."""

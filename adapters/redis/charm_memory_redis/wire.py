@@ -278,7 +278,8 @@ class Values:
     ) -> None:
         self._thread_id = thread_id
         self._records = dict(zip(told[::2], told[1::2], strict=True))
-        self._found: dict[bytes, Held] = dict(held or {})
+        # What is held counts only where the server says that it is the same.
+        self._found = {f: each for f, each in (held or {}).items() if self._records.get(f) == b""}
         self._bases = bases
 
     def of(self, namespace: bytes, versions: Iterable[bytes]) -> list[BlobRow]:

@@ -27,7 +27,7 @@ from charm_checkpoint.errors import (
 from charm_memory_postgres import wire
 from charm_memory_postgres.bases import Bases
 from charm_memory_supabase.client import Project, Token
-from charm_memory_supabase.errors import TO_RUN, BaseLost
+from charm_memory_supabase.errors import TO_RUN, BaseLost, TooSlow
 from charm_memory_supabase.packing import pack
 from charm_memory_supabase.schema import FUNCTIONS
 
@@ -140,17 +140,27 @@ class SupabaseBackend:
     def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
         if not units:
             return []
-        message = wire.encode(units, self._bases)
-        size = len(message.info) + len(message.payload)
-        if size * 4 // 3 > self._max_request and len(units) > 1:
-            middle = len(units) // 2
-            return [*self.write(units[:middle]), *self.write(units[middle:])]
         try:
-            told = self._write(message)
+            return self._send(units, self._bases)
         except BaseLost:
             # Somebody replaced the base, or took it away: send everything whole.
-            told = self._write(wire.encode(units, None))
-        return wire.outcomes(units, told, self._bases)
+            return self._send(units, None)
+
+    def _send(self, units: Sequence[Unit], bases: Bases | None) -> list[Outcome]:
+        message = wire.encode(units, bases)
+        size = len(message.info) + len(message.payload)
+        if size * 4 // 3 > self._max_request and len(units) > 1:
+            return self._send_halves(units, bases)
+        try:
+            return wire.outcomes(units, self._write(message), self._bases)
+        except TooSlow:
+            if len(units) == 1:
+                raise
+            return self._send_halves(units, bases)
+
+    def _send_halves(self, units: Sequence[Unit], bases: Bases | None) -> list[Outcome]:
+        middle = len(units) // 2
+        return [*self._send(units[:middle], bases), *self._send(units[middle:], bases)]
 
     def _write(self, message: wire.Message) -> Any:
         units = message.info.encode()

@@ -18,7 +18,12 @@ from postgrest.exceptions import APIError
 from supabase import Client, ClientOptions, create_client
 
 from charm_checkpoint.config import mask
-from charm_checkpoint.errors import BackendError, BackendUnavailable, ConfigError
+from charm_checkpoint.errors import (
+    BackendError,
+    BackendUnavailable,
+    CheckpointStoreError,
+    ConfigError,
+)
 from charm_checkpoint.forks import ForkAware
 from charm_memory_supabase.errors import Refusal, is_expired, translate
 
@@ -29,6 +34,8 @@ Token = str | Callable[[], str]
 
 # Seconds that an idle connection is kept: less than what stands before a project keeps it.
 _KEEP = 50.0
+# Seconds for which `Retry-After` is heeded.
+_LONGEST_PAUSE = 300.0
 
 # What a forked child inherited. The sockets are the parent's, so nothing may be said on them, not even good-bye.
 _inherited: list[httpx.Client] = []
@@ -222,9 +229,12 @@ class Project(ForkAware):
         try:
             token: object = self._token() if callable(self._token) else self._token
         except Exception as error:
-            raise BackendError(f"{self.url}: access_token has failed to return one") from error
-        if not isinstance(token, str) or not token:
-            raise BackendError(f"{self.url}: access_token is to return a text")
+            # To get a fresh one takes a network, mostly. Who is signed out says so by an error of this project's.
+            kind = BackendError if isinstance(error, CheckpointStoreError) else BackendUnavailable
+            raise kind(f"{self.url}: access_token has failed to return one") from error
+        token = token.strip() if isinstance(token, str) else ""
+        if not token.isascii() or len(token.split()) != 1:
+            raise BackendError(f"{self.url}: access_token is to return a token")
         user = _subject(token)
         if self._owner is not None and user is not None and user != self._owner:
             raise BackendError(
@@ -261,10 +271,14 @@ def _subject(token: str) -> str | None:
 def _seconds(retry_after: str) -> float:
     """What `Retry-After` says, a number or a date; 0 if nothing."""
     try:
-        return max(0.0, float(retry_after))
+        return _bounded(float(retry_after))
     except ValueError:
         pass
     try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (ValueError, TypeError):
+        return _bounded(parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
         return 0.0
+
+
+def _bounded(seconds: float) -> float:
+    return min(seconds, _LONGEST_PAUSE) if seconds > 0 else 0.0

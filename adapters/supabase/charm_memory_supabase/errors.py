@@ -13,7 +13,7 @@ from charm_checkpoint.errors import (
 )
 from charm_memory_postgres.states import error_of
 
-__all__ = ["TO_RUN", "BaseLost", "Refusal", "is_expired", "translate"]
+__all__ = ["TO_RUN", "BaseLost", "Refusal", "TooSlow", "is_expired", "translate"]
 
 TO_RUN = (
     "Save what `charm-checkpoint sql supabase` prints as supabase/migrations/<time>_charm_checkpoint.sql and run "
@@ -29,6 +29,10 @@ _BAD_TOKEN = ("PGRST301", "PGRST302", "PGRST303")
 # No such function, or schema; or not what it calls.
 _NOT_MADE = ("PGRST202", "PGRST106", "42883", "42P01", "3F000")
 _LONGEST = 300
+
+
+class TooSlow(BackendUnavailable):
+    """The project's statement_timeout ended it, and nothing was done; less at once may be done in time."""
 
 
 class BaseLost(BackendError):
@@ -83,6 +87,8 @@ def translate(refusal: Refusal, name: str) -> BackendError:
         return BackendError(
             f"{name} takes no request as large as this one ({said}); lower max_request, or store less in one step"
         )
+    if code == "57014":
+        return TooSlow(f"{name} took longer than its statement_timeout allows ({said})")
     kind = error_of(code) if is_state else BackendError
     if status in _PASSING or (status >= 500 and not is_state):
         kind = BackendUnavailable

@@ -141,4 +141,7 @@ def compact(store: Store = None, replica: Replica = None, json: Json = False) ->
     from charm_checkpoint.cli.stores import opened
 
     with opened(store, replica) as found:
-        emit(command.compact(found), json, command.render_compaction)
+        report = command.compact(found)
+        emit(report, json, command.render_compaction)
+    if not report["complete"]:
+        raise typer.Exit(1)

@@ -23,11 +23,18 @@ CREATE INDEX IF NOT EXISTS charm_checkpoints_by_owner
 CREATE INDEX IF NOT EXISTS charm_labels_by_owner
     ON charm_labels (owner, label, updated_at, thread_id) WHERE owner IS NOT NULL;
 
--- The thread is there before what it is found by, unless nobody owns it.
+-- The thread is there before what it is found by, unless nobody owns it. One that a server begins is nobody's, also where
+-- somebody took the id before and has no checkpoint there.
 CREATE OR REPLACE FUNCTION charm_owned() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     SELECT t.owner INTO NEW.owner FROM charm_threads t WHERE t.thread_id = NEW.thread_id;
+    IF TG_TABLE_NAME = 'charm_checkpoints' AND NEW.owner IS DISTINCT FROM charm_user_v1() AND NOT EXISTS (
+        SELECT FROM charm_checkpoints c WHERE c.thread_id = NEW.thread_id
+    ) THEN
+        UPDATE charm_threads SET owner = NULL WHERE thread_id = NEW.thread_id AND owner IS NOT NULL;
+        NEW.owner := NULL;
+    END IF;
     RETURN NEW;
 END
 $$;
@@ -68,7 +75,12 @@ BEGIN
     PERFORM charm_lock_v1(e.id) FROM (SELECT DISTINCT unnest(threads) COLLATE "C" AS id ORDER BY 1) e;
     INSERT INTO charm_threads (thread_id) SELECT unnest(unseen) ON CONFLICT DO NOTHING;
     SELECT e.id INTO foreigner FROM unnest(unseen) e (id)
-    WHERE NOT EXISTS (SELECT FROM charm_threads t WHERE t.thread_id = e.id COLLATE "C") LIMIT 1;
+    WHERE NOT EXISTS (SELECT FROM charm_threads t WHERE t.thread_id = e.id COLLATE "C")
+    -- Now that the thread is the caller's, what else is there can be seen, and somebody put it there before.
+    OR EXISTS (SELECT FROM checkpoints k WHERE k.thread_id = e.id)
+    OR EXISTS (SELECT FROM checkpoint_blobs b WHERE b.thread_id = e.id)
+    OR EXISTS (SELECT FROM checkpoint_writes w WHERE w.thread_id = e.id)
+    LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'thread % belongs to somebody else', foreigner USING ERRCODE = 'CH002';
     END IF;

@@ -134,6 +134,7 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     source CONSTANT text := request ->> 'source';
     target CONSTANT text := request ->> 'target';
+    told text;
 BEGIN
     PERFORM charm_as_v1(request);
     IF row_security_active('charm_threads') THEN
@@ -141,13 +142,13 @@ BEGIN
             RETURN to_json('missing'::text);
         END IF;
         PERFORM charm_claim_v1(ARRAY[source, target]);
-    ELSE
-        PERFORM charm_lock_v1(e.id) FROM (SELECT unnest(ARRAY[source, target]) COLLATE "C" AS id ORDER BY 1) e;
-        INSERT INTO charm_threads (thread_id, owner)
-        SELECT target, t.owner FROM charm_threads t WHERE t.thread_id = source
-        ON CONFLICT DO NOTHING;
     END IF;
-    RETURN to_json(charm_copy_v1(source, target, (request ->> 'at')::double precision));
+    told := charm_copy_v1(source, target, (request ->> 'at')::double precision);
+    IF told = 'copied' AND NOT row_security_active('charm_threads') THEN
+        UPDATE charm_threads t SET owner = s.owner FROM charm_threads s
+        WHERE t.thread_id = target AND s.thread_id = source;
+    END IF;
+    RETURN to_json(told);
 END
 $$;
 
