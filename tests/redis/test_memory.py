@@ -118,3 +118,18 @@ def test_nothing_searches_all_keys(backend: RedisBackend, server: Server) -> Non
             used = {name.removeprefix("cmdstat_"): stats["calls"] for name, stats in told.items()}
             assert not used.keys() & {"keys", "scan", "hgetall", "hscan", "zscan", "smembers"}
             assert used.get("hget", 0) <= 12 * most
+
+
+def test_what_is_held_counts_only_while_it_is_the_same(server: Server, prefix: str) -> None:
+    """A thread was deleted elsewhere and begun anew, and a value has the version of another that is held here."""
+    here, there = (RedisBackend(server.url(), prefix=prefix) for _ in range(2))
+    data = random.Random(7).randbytes(4000)
+    store(here, put("1", None, blob("c", "1", data)))
+    assert there.delete("thread", at=1.0)
+    store(there, put("2", None, blob("c", "1", data[::-1])))
+    for _ in range(2):
+        assert [b.data for b in here.read("thread", "", None).blobs] == [data[::-1]]
+    store(there, put("3", "2", blob("c", "2", data[::-1] + b"more")))
+    assert [b.data for b in here.read("thread", "", None).blobs] == [data[::-1] + b"more"]
+    here.close()
+    there.close()
