@@ -106,6 +106,13 @@ class PostgREST:
         with self._cache_lock:
             self.cache = read_cache(self._listener, self.schemas)
 
+    def reconnect(self) -> None:
+        """Leave the connections that nobody uses to what they are, and open others when needed."""
+        for connection in [self._pool.get() for _ in range(self._pool.qsize())]:
+            if connection is not None:
+                connection.close()
+            self._pool.put(None)
+
     # -- a request -------------------------------------------------------------------------------------------------
 
     def answer(self, request: Request) -> Answer:

@@ -212,6 +212,7 @@ def test_the_database_is_away(project: Project) -> None:
     saver = CheckpointSaver(backend, retry=PATIENT)
     assert saver.engine.call(head) == "1"
     saver.close()
+    project.postgrest.reconnect()
 
 
 def test_no_project_there() -> None:

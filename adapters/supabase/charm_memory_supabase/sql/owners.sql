@@ -66,6 +66,7 @@ DECLARE
         SELECT e.id FROM unnest(threads) e (id)
         WHERE NOT EXISTS (SELECT FROM charm_threads t WHERE t.thread_id = e.id COLLATE "C")
     );
+    made text[];
     foreigner text;
 BEGIN
     IF unseen = '{}' THEN
@@ -73,13 +74,18 @@ BEGIN
     END IF;
     -- Before any row of theirs, and in the order in which whoever writes does it.
     PERFORM charm_lock_v1(e.id) FROM (SELECT DISTINCT unnest(threads) COLLATE "C" AS id ORDER BY 1) e;
-    INSERT INTO charm_threads (thread_id) SELECT unnest(unseen) ON CONFLICT DO NOTHING;
+    WITH fresh AS (
+        INSERT INTO charm_threads (thread_id) SELECT unnest(unseen) ON CONFLICT DO NOTHING RETURNING thread_id
+    )
+    SELECT array_agg(thread_id) INTO made FROM fresh;
     SELECT e.id INTO foreigner FROM unnest(unseen) e (id)
     WHERE NOT EXISTS (SELECT FROM charm_threads t WHERE t.thread_id = e.id COLLATE "C")
-    -- Now that the thread is the caller's, what else is there can be seen, and somebody put it there before.
-    OR EXISTS (SELECT FROM checkpoints k WHERE k.thread_id = e.id)
-    OR EXISTS (SELECT FROM checkpoint_blobs b WHERE b.thread_id = e.id)
-    OR EXISTS (SELECT FROM checkpoint_writes w WHERE w.thread_id = e.id)
+    -- What is there of a thread that was only now made can be seen now, and somebody put it there before.
+    OR e.id = ANY (made) AND (
+        EXISTS (SELECT FROM checkpoints k WHERE k.thread_id = e.id)
+        OR EXISTS (SELECT FROM checkpoint_blobs b WHERE b.thread_id = e.id)
+        OR EXISTS (SELECT FROM checkpoint_writes w WHERE w.thread_id = e.id)
+    )
     LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'thread % belongs to somebody else', foreigner USING ERRCODE = 'CH002';
