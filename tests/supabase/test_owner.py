@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gc
+import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ from charm_checkpoint.replica.store import default_path
 from charm_checkpoint.testing.rows import chain, head, pending, put
 from charm_memory_supabase import SupabaseBackend
 from tests.supabase.conftest import Project
+from tests.supabase.gateway import ANON_KEY
+from tests.supabase.requests import ask
 from tests.supabase.support import ALICE, BOB, open_as, open_service, user
 
 
@@ -64,6 +68,42 @@ def test_an_id_that_was_taken_beforehand(alice: SupabaseBackend, service: Supaba
     chain(alice, "1", thread="own")
     chain(service, "1", "2", thread="own")
     assert head(alice, thread="own") == "2", "a server goes on with whose thread it is"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"checkpoint": {"v": "x", "channel_versions": {}}},
+        {"checkpoint": {"v": 4, "channel_versions": 5}},
+        {"at": "NaN"},
+        {"metadata": []},
+    ],
+)
+def test_a_user_cannot_spoil_what_a_server_reads(
+    odd: dict[str, object], project: Project, service: SupabaseBackend
+) -> None:
+    checkpoint = {"v": 4, "id": "1", "channel_values": {}, "channel_versions": {}}
+    unit = {
+        "thread": "odd",
+        "id": "1",
+        "device": "d",
+        "at": 1.0,
+        "metadata": {},
+        "checkpoint": checkpoint,
+    }
+    for sent, status in (({**unit, **odd}, 400), (unit, 200)):
+        data = json.dumps([sent]).encode()
+        body = {"units": len(data), "moves": [], "data": base64.b64encode(data).decode()}
+        told = ask(
+            project,
+            "rpc/charm_rest_write_v1",
+            {"request": body},
+            key=ANON_KEY,
+            bearer=user(ALICE),
+        )
+        assert told.status == status, told
+        assert status == 200 or told.body["code"] == "22000"
+        assert len(service.scan(Scan()).entries) == (status == 200)
 
 
 def test_what_a_server_left_is_not_to_be_claimed(

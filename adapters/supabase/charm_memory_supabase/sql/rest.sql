@@ -60,6 +60,18 @@ DECLARE
 BEGIN
     PERFORM charm_as_v1(request);
     IF row_security_active('charm_threads') THEN
+        -- What a server reads of all threads together must not fail for one user's.
+        IF EXISTS (
+            SELECT FROM jsonb_array_elements(units) u
+            WHERE u ? 'at' AND jsonb_typeof(u -> 'at') <> 'number'
+            OR u ? 'checkpoint' AND (
+                jsonb_typeof(u #> '{checkpoint,v}') IS DISTINCT FROM 'number'
+                OR jsonb_typeof(u #> '{checkpoint,channel_versions}') <> 'object'
+                OR jsonb_typeof(u -> 'metadata') IS DISTINCT FROM 'object' OR NOT u ? 'at'
+            )
+        ) THEN
+            RAISE EXCEPTION 'this is no checkpoint' USING ERRCODE = 'data_exception';
+        END IF;
         PERFORM charm_claim_v1(ARRAY(SELECT DISTINCT u ->> 'thread' FROM jsonb_array_elements(units) u));
     END IF;
     RETURN charm_write_v1(units, substring(packed FROM size + 1));
