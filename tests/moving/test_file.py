@@ -215,7 +215,7 @@ def rezipped(lines: list[bytes], *, sign: bool = True) -> bytes:
         end = json.loads(lines[-1])
         end["end"]["sha256"] = hashlib.sha256(body).hexdigest()
         lines = [*lines[:-1], json.dumps(end).encode()]
-    return gzip.compress(b"".join(line + b"\n" for line in lines))
+    return gzip.compress(b"".join(line + b"\n" for line in lines, mtime=0))
 
 
 def lines_of(file: bytes) -> list[bytes]:
@@ -254,10 +254,10 @@ def test_a_byte_that_changed(exported: bytes, target: SqliteBackend) -> None:
     [
         b"",
         b"hello",
-        gzip.compress(b""),
-        gzip.compress(b"{}\n"),
-        gzip.compress(b"[1]\n"),
-        gzip.compress(b"\xff\n"),
+        gzip.compress(b"", mtime=0),
+        gzip.compress(b"{}\n", mtime=0),
+        gzip.compress(b"[1]\n", mtime=0),
+        gzip.compress(b"\xff\n", mtime=0),
     ],
 )
 def test_other_files(content: bytes, target: SqliteBackend) -> None:
