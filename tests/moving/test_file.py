@@ -215,7 +215,7 @@ def rezipped(lines: list[bytes], *, sign: bool = True) -> bytes:
         end = json.loads(lines[-1])
         end["end"]["sha256"] = hashlib.sha256(body).hexdigest()
         lines = [*lines[:-1], json.dumps(end).encode()]
-    return gzip.compress(b"".join(line + b"\n" for line in lines, mtime=0))
+    return gzip.compress(b"".join(line + b"\n" for line in lines))
 
 
 def lines_of(file: bytes) -> list[bytes]:
