@@ -105,8 +105,9 @@ def delete_thread(db: sqlite3.Connection, thread_id: str, at: float, through: st
     existed = db.execute("SELECT 1 FROM threads WHERE thread_id = ?", (thread_id,)).fetchone()
     if not existed and not through:
         return False
+    # As text, whatever a damaged file has there.
     last = db.execute(
-        "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ?", (thread_id,)
+        "SELECT CAST(max(checkpoint_id) AS TEXT) FROM checkpoints WHERE thread_id = ?", (thread_id,)
     ).fetchone()[0]
     db.execute(
         "INSERT INTO tombstones VALUES (?, ?, ?) ON CONFLICT (thread_id) DO UPDATE SET "
