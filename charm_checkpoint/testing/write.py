@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from charm_checkpoint.backend import Backend, OnConflict, Scan, Unit
+from charm_checkpoint.backend import Backend, OnConflict, PutWrites, Scan, Unit, WriteRow
 from charm_checkpoint.testing.fixtures import BackendFixtures
 from charm_checkpoint.testing.rows import (
     AT,
@@ -390,3 +390,20 @@ class WriteContract(BackendFixtures):
         store(ready, *units)
         assert head(ready) == "099"
         assert len(ids(ready)) == 100
+
+    def test_fenced_writes_again_and_otherwise(self, ready: Backend) -> None:
+        def fenced(checkpoint_id: str, *rows: WriteRow) -> PutWrites:
+            return pending(checkpoint_id, *rows)._replace(fenced=True)
+
+        chain(ready, "1", "2")
+        first, other = write(data=b"first"), write(data=b"other")
+        again = [fenced("2", first), fenced("2", first), fenced("3", first)]
+        assert statuses(ready.write(again)) == ["stored"] * 3
+        clashes = ready.write([fenced("2", other), fenced("3", other), fenced("1", first)])
+        assert [(c.status, c.head and c.head.checkpoint_id) for c in clashes] == [
+            ("conflict", "2")
+        ] * 3
+        replaced = [fenced("2", write(idx=-1, data=data)) for data in (b"a", b"b")]
+        assert statuses(ready.write(replaced)) == ["stored"] * 2
+        assert [w.data for w in read(ready, "2").writes] == [b"b", b"first"]
+        assert not read(ready, "1").writes
