@@ -32,11 +32,19 @@ def chatter(saver: CheckpointSaver) -> Any:
     return builder.add_edge(START, "hear").add_edge("hear", "reply").compile(checkpointer=saver)
 
 
-def run(path: Path, name: str, thread_id: str, turns: int) -> list[str]:
-    """Be an agent. Returns what was acknowledged."""
+class Progress:
+    """What the agents and the one who looks after their threads know of each other."""
+
+    def __init__(self) -> None:
+        self.pruned = threading.Event()
+        self.ended = threading.Event()
+
+
+def run(path: Path, name: str, thread_id: str, turns: int, progress: Progress) -> list[str]:
+    """Be an agent, for some turns and until something was pruned beside it. Returns what was acknowledged."""
     with closing(CheckpointSaver(SqliteBackend(path), device=name)) as saver:
         graph, done = chatter(saver), []
-        while len(done) < turns:
+        while len(done) < turns or not (progress.pruned.is_set() or progress.ended.is_set()):
             text = f"{name} {len(done)}"
             try:
                 graph.invoke({"said": [text]}, place(thread_id))
@@ -46,32 +54,30 @@ def run(path: Path, name: str, thread_id: str, turns: int) -> list[str]:
         return done
 
 
-def look_after(path: Path, ended: threading.Event) -> tuple[int, int]:
-    """Prune and compact all the while. Returns how much went, and how often it was compacted."""
-    went = rounds = 0
+def look_after(path: Path, progress: Progress) -> None:
+    """Prune and compact all the while."""
     with closing(LocalMemory({"path": str(path)})) as store:
-        while not ended.is_set():
-            went += store.prune({"keep_last": 3}).checkpoints
+        while not progress.ended.is_set():
+            went = store.prune({"keep_last": 3}).checkpoints
             store.compact()
-            rounds += 1
-    return went, rounds
+            if went:
+                progress.pruned.set()
 
 
 def play(path: Path, turns: int) -> None:
-    ended = threading.Event()
+    progress = Progress()
     with ThreadPoolExecutor(9) as pool:
-        keeper = pool.submit(look_after, path, ended)
+        keeper = pool.submit(look_after, path, progress)
         agents = {
-            f"agent-{n}": pool.submit(run, path, f"agent-{n}", f"thread-{n % 4}", turns)
+            f"agent-{n}": pool.submit(run, path, f"agent-{n}", f"thread-{n % 4}", turns, progress)
             for n in range(8)
         }
         try:
             said = {name: agent.result(WAIT * 5) for name, agent in agents.items()}
         finally:
-            ended.set()
-        went, rounds = keeper.result(WAIT)
-    assert went
-    assert rounds
+            progress.ended.set()
+        keeper.result(WAIT)
+    assert progress.pruned.is_set(), "nothing was pruned while the agents ran"
     with closing(CheckpointSaver(SqliteBackend(path))) as saver:
         for n, name in enumerate(said):
             values = chatter(saver).get_state(place(f"thread-{n % 4}")).values
