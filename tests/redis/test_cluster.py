@@ -14,9 +14,9 @@ from redis.crc import key_slot
 from charm_checkpoint import CheckpointSaver
 from charm_checkpoint.backend import ThreadQuery
 from charm_checkpoint.engine import RetryPolicy
-from charm_checkpoint.errors import BackendUnavailable
+from charm_checkpoint.errors import BackendFull, BackendUnavailable
 from charm_checkpoint.testing.colours import place
-from charm_checkpoint.testing.rows import chain, head, ids, pending, put, statuses
+from charm_checkpoint.testing.rows import AT, chain, head, ids, pending, put, statuses
 from charm_checkpoint.testing.scenarios import chat, turn
 from charm_memory_redis import RedisBackend, RedisMemory
 from tests.redis.server import Cluster, installations
@@ -87,6 +87,69 @@ def test_writes_of_many_threads_at_once(cluster: Cluster, prefix: str) -> None:
     backend.close()
 
 
+@contextmanager
+def _full(cluster: Cluster, node: int) -> Iterator[None]:
+    """A node takes nothing more."""
+    with cluster.nodes[node].client() as client:
+        client.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            client.config_set("maxmemory", 0)
+
+
+def test_a_step_that_is_stored_is_not_told_to_be_refused(cluster: Cluster, prefix: str) -> None:
+    """The node that lists the threads is full: the step may be repeated, and is listed when it is answered."""
+    listing = cluster.owner(key_slot(f"{prefix}:threads".encode()))
+    backend = RedisBackend(cluster.url(), prefix=prefix)
+    thread = _thread_on(cluster, prefix, (listing + 1) % 3)
+    with _full(cluster, listing), pytest.raises(BackendUnavailable, match=r"stored.*maxmemory"):
+        backend.write([put("1", thread=thread)])
+    assert head(backend, thread) == "1"
+    assert statuses(backend.write([put("1", thread=thread)])) == ["stored"]
+    assert [row.thread_id for row in backend.threads(ThreadQuery())] == [thread]
+    backend.close()
+
+
+def test_a_batch_of_which_one_node_refuses_a_part(cluster: Cluster, prefix: str) -> None:
+    full = (cluster.owner(key_slot(f"{prefix}:threads".encode())) + 1) % 3
+    backend = RedisBackend(cluster.url(), prefix=prefix)
+    threads = [_thread_on(cluster, prefix, node) for node in (full, (full + 1) % 3)]
+    units = [put("1", thread=thread) for thread in threads]
+    with _full(cluster, full):
+        with pytest.raises(BackendUnavailable, match="repeat"):
+            backend.write(units)
+        with pytest.raises(BackendFull):
+            backend.write(units[:1])
+    assert [head(backend, thread) for thread in threads] == [None, "1"]
+    assert statuses(backend.write(units)) == ["stored", "stored"]
+    backend.close()
+
+
+def test_what_removes_works_though_the_list_cannot_be_set_right(
+    cluster: Cluster, prefix: str
+) -> None:
+    """The node that lists the threads is full; a listing sets it right when there is room."""
+    listing = cluster.owner(key_slot(f"{prefix}:threads".encode()))
+    backend = RedisBackend(cluster.url(), prefix=prefix)
+    pruned, deleted = (_thread_on(cluster, prefix, (listing + n) % 3) for n in (1, 2))
+    for n, thread in enumerate((pruned, deleted)):
+        chain(backend, "1", thread=thread)
+        backend.write([put("2", "1", thread=thread, at=AT + 10 + n)])
+    with _full(cluster, listing):
+        assert backend.prune(pruned, [("", "2")]) == 1
+        assert backend.delete(deleted, at=1.0)
+        assert [row.updated_at for row in backend.threads(ThreadQuery())] == [AT]
+        copy = _thread_on(cluster, prefix, (listing + 1) % 3, named="copy {}")
+        with pytest.raises(BackendUnavailable, match="list of threads"):
+            backend.copy(pruned, copy, at=1.0)
+    assert [row.updated_at for row in backend.threads(ThreadQuery())] == [AT]
+    index = f"{prefix}:threads"
+    with cluster.nodes[listing].client() as client:
+        assert client.zrange(index, 0, -1, withscores=True) == [(pruned.encode(), AT)]
+    backend.close()
+
+
 def test_it_is_found_out_that_it_is_one(cluster: Cluster, prefix: str) -> None:
     with RedisMemory({"url": cluster.nodes[2].url(), "prefix": prefix}) as memory:
         for n in range(10):
@@ -138,7 +201,6 @@ def _saver(url: str, prefix: str, budget: float) -> Iterator[CheckpointSaver]:
     saver.close()
 
 
-def _thread_on(cluster: Cluster, prefix: str, node: int) -> str:
-    return next(
-        name for name in map(str, range(1000)) if cluster.owner(_slot(prefix, name)) == node
-    )
+def _thread_on(cluster: Cluster, prefix: str, node: int, *, named: str = "{}") -> str:
+    names = map(named.format, range(1000))
+    return next(name for name in names if cluster.owner(_slot(prefix, name)) == node)

@@ -99,6 +99,7 @@ def test_ids_are_data(kind: str, server: Server, prefix: str) -> None:
     assert backend.lineage(odd, odd, "later", [odd])[0].blobs[0].data == b"value"
     backend.pull(odd, backend.pull(odd, ()).heads)
     assert [row.thread_id for row in backend.threads(ThreadQuery(thread_id=odd))] == [odd]
+    assert odd in {row.thread_id for row in backend.threads(ThreadQuery())}
     backend.copy(odd, "copy", at=AT)
     assert set(contents(backend, "copy")) == {(odd, odd), (odd, "later")}
     backend.delete("copy", at=AT)

@@ -256,6 +256,48 @@ def test_writes_wait_for_replicas(own_server: Server) -> None:
     backend.close()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda b: b.write([put("2", "1")]),
+        lambda b: b.prune("thread", [("", "1")]),
+        lambda b: b.delete("thread", at=1.0),
+    ],
+    ids=["write", "prune", "delete"],
+)
+def test_a_repeated_call_waits_for_replicas_too(call: Any, own_server: Server) -> None:
+    """By whichever connection it comes: what the first one changed may not be there yet."""
+    with _replica_of(own_server) as second:
+        backends = [
+            RedisBackend(own_server.url(), wait_replicas=1, timeout=seconds)
+            for seconds in (0.05, 5)
+        ]
+        store(backends[1], put("1"))
+        with second.stalled():
+            for _ in range(2):
+                hasty = RedisBackend(own_server.url(), wait_replicas=1, timeout=0.05)
+                with pytest.raises(BackendUnavailable, match=r"0 of 1 replicas .* within 0.05 s"):
+                    call(hasty)
+                hasty.close()
+        call(backends[1])
+        there = RedisBackend(second.url())
+        assert contents(there, "thread") == contents(backends[1], "thread")
+        for backend in (*backends, there):
+            backend.close()
+
+
+def test_a_primary_that_became_a_replica_is_waited_for(own_server: Server) -> None:
+    """It takes neither the step nor `WAIT`."""
+    backend = RedisBackend(own_server.url(), wait_replicas=1)
+    with Server(own_server.program) as second, own_server.client() as client:
+        backend.setup()
+        client.execute_command("REPLICAOF", "127.0.0.1", second.port)
+        for _ in range(2):
+            with pytest.raises(BackendUnavailable, match="replica"):
+                backend.write([put("1")])
+    backend.close()
+
+
 def _offset(client: redis.Redis) -> int:
     """How far in the stream of changes it is."""
     told: Any = client.info("replication")

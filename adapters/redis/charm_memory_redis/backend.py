@@ -13,18 +13,27 @@ from charm_checkpoint.backend import (
     Page,
     Pulled,
     Scan,
+    Seen,
     Snapshot,
     ThreadQuery,
     ThreadRow,
     Unit,
 )
-from charm_checkpoint.errors import BackendCorrupt, ThreadExistsError, ThreadNotFoundError
+from charm_checkpoint.config import mask
+from charm_checkpoint.errors import (
+    BackendCorrupt,
+    BackendError,
+    BackendUnavailable,
+    ThreadExistsError,
+    ThreadNotFoundError,
+)
 from charm_memory_redis import wire
 from charm_memory_redis.bases import Bases
 from charm_memory_redis.connections import Call, Connections
 from charm_memory_redis.health import Finding, examine
 from charm_memory_redis.keys import Keys, part, raw
 from charm_memory_redis.listing import Listing
+from charm_memory_redis.scans import Scans
 from charm_memory_redis.scripts import script
 
 __all__ = ["TOMBSTONE_TTL", "RedisBackend"]
@@ -71,14 +80,18 @@ class RedisBackend:
         cluster: bool | None = None,
         wait_replicas: int = 0,
     ) -> None:
-        self._connections = Connections(url, size=pool_size, timeout=timeout, cluster=cluster)
+        self._connections = Connections(
+            url, size=pool_size, timeout=timeout, cluster=cluster, replicas=wait_replicas
+        )
         self._keys = Keys(prefix)
         self._listing = Listing(self._connections, self._keys)
+        self._scans = Scans(self._connections, self._keys)
         self._bases = Bases()
         self._ttl = _milliseconds(ttl)
         self._ttl_on_read = self._ttl if refresh_on_read else b""
         self._tombstone_ttl = _milliseconds(tombstone_ttl)
         self._replicas = wait_replicas
+        self._waits = wait_replicas > 0
         # Some connections are left for readers.
         self._most_parallel_writes = max(1, min(_PARALLEL_WRITES, pool_size - 2))
         self._shortest_call = float("inf")
@@ -133,37 +146,55 @@ class RedisBackend:
         calls = [
             self._write_call(threads, b) for (_, threads), b in zip(groups, batches, strict=True)
         ]
-        if cluster := self._connections.is_cluster:
+        noted: dict[str, float] = {}
+        if self._connections.is_cluster:
             # Before or beside the rows: what is stored is always listed.
-            calls += self._listing.noting(groups)
+            noted = self._listing.times(unit for units, _ in groups for unit in units)
+            calls += self._listing.noting(noted)
         began = time.monotonic()
-        answers = self._connections.run(*calls, replicas=self._replicas)
+        answers = self._connections.each(*calls, waits=self._waits)
         self._shortest_call = min(self._shortest_call, time.monotonic() - began)
-        outcomes: list[Outcome] = []
-        for (units, threads), batch, answer in zip(
-            groups, batches, answers[: len(groups)], strict=True
-        ):
-            if answer == b"base":
+        for n, (units, threads) in enumerate(groups):
+            if answers[n] == b"base":
                 # The server lost a base, or somebody replaced it: send everything whole.
-                batch = self._batch(units, threads, None)
-                [answer] = self._connections.run(
-                    self._write_call(threads, batch), replicas=self._replicas
-                )
-            told, times = answer
+                batches[n] = self._batch(units, threads, None)
+                call = self._write_call(threads, batches[n])
+                [answers[n]] = self._connections.each(call, waits=self._waits)
+        written, found = answers[: len(groups)], answers[len(groups) :]
+        self._raise_refusals(written, found)
+        outcomes: list[Outcome] = []
+        times: dict[str, bytes] = {}
+        for (units, threads), batch, (told, moved) in zip(groups, batches, written, strict=True):
             for stored in batch.values:
                 if told[stored.unit][1] == b"+":
                     self._bases.remember(stored.thread_id, stored.namespace, stored.held)
-            if cluster:
-                self._listing.correct(units, threads, times)
+            times.update(zip(threads, moved, strict=True))
             outcomes += map(wire.outcome, units, told)
+        if noted:
+            self._listing.correct(noted, found, times)
         if self._ttl:
             self._listing.begun(unit for units, _ in groups for unit in units)
         return outcomes
 
+    def _raise_refusals(self, written: Sequence[Any], noted: Sequence[Any]) -> None:
+        """Raise what the servers of a batch refused, as what it means for the batch."""
+        errors = [each for each in (*written, *noted) if isinstance(each, BackendError)]
+        if not errors:
+            return
+        for error in errors:
+            if isinstance(error, BackendUnavailable):
+                raise error
+        if all(isinstance(each, BackendError) for each in written):
+            raise errors[0]
+        raise BackendUnavailable(
+            f"one server of the cluster refused its part, so a part of these steps is stored or is not in the list of "
+            f"threads; repeat them ({mask(str(errors[0].__cause__))})"
+        ) from errors[0]
+
     def _batch(
         self, units: Sequence[Unit], threads: Sequence[str], bases: Bases | None
     ) -> wire.Batch:
-        return wire.batch(units, threads, bases, ttl=self._ttl, waits=self._replicas > 0)
+        return wire.batch(units, threads, bases, ttl=self._ttl, waits=self._waits)
 
     def _write_call(self, threads: Sequence[str], batch: wire.Batch) -> Call:
         keys = [key for thread_id in threads for key in self._keys.thread(thread_id)]
@@ -189,7 +220,7 @@ class RedisBackend:
         return wire.pulled(thread_id, told, values, self._bases)
 
     def scan(self, query: Scan) -> Page:
-        return self._listing.scan(query)
+        return self._scans.scan(query)
 
     def lineage(
         self, thread_id: str, namespace: str, checkpoint_id: str | None, channels: Sequence[str]
@@ -207,11 +238,21 @@ class RedisBackend:
     # -- deleting and copying --------------------------------------------------------------------------------------
 
     def delete(self, thread_id: str, *, at: float) -> bool:
+        return self._delete(thread_id, at, b"")
+
+    def delete_if(self, thread_id: str, seen: Seen, *, at: float) -> bool:
+        """As `delete`, but of a thread only that is as it was `seen`."""
+        heads = {part(namespace): part(id) for namespace, id in seen.heads.items()}
+        return self._delete(thread_id, at, wire.packed([heads, seen.checkpoints]))
+
+    def _delete(self, thread_id: str, at: float, seen: bytes) -> bool:
         keys = [*self._keys.thread(thread_id), *self._index()]
-        arguments = [raw(thread_id), wire.seconds(at), self._tombstone_ttl]
-        told = self._run(Call(script("delete"), keys, arguments), self._replicas)
+        arguments = [
+            *(raw(thread_id), wire.seconds(at), self._tombstone_ttl, int(self._waits), seen)
+        ]
+        told = self._run(Call(script("delete"), keys, arguments), waits=self._waits)
         if told and self._connections.is_cluster:
-            self._listing.forget(thread_id, told)
+            self._listing.amend(thread_id, told, b"")
         return bool(told)
 
     def copy(self, source: str, target: str, *, at: float) -> None:
@@ -220,7 +261,7 @@ class RedisBackend:
         else:
             keys = [*self._keys.thread(source)[:2], *self._keys.thread(target)[:2], *self._index()]
             arguments = [raw(target), wire.seconds(at), self._ttl]
-            told = self._run(Call(script("copy"), keys, arguments), self._replicas)
+            told = self._run(Call(script("copy"), keys, arguments), waits=self._waits)
         if told == b"missing":
             raise ThreadNotFoundError(f"thread {source!r} has no checkpoints to copy")
         if told == b"exists":
@@ -234,7 +275,7 @@ class RedisBackend:
             return b"missing"
         arguments = [wire.seconds(at), self._ttl, *dumped]
         call = Call(script("restore"), self._keys.thread(target)[:2], arguments)
-        told = self._run(call, self._replicas)
+        told = self._run(call, waits=self._waits)
         if told != b"exists":
             self._listing.note(target, told)
         return told
@@ -246,15 +287,18 @@ class RedisBackend:
         if not doomed:
             return 0
         keys = [*self._keys.thread(thread_id)[:2], *self._index()]
-        arguments = [raw(thread_id), wire.packed(list(doomed.items())), self._ttl]
-        removed, updated = self._run(Call(script("prune"), keys, arguments), self._replicas)
-        if updated and self._connections.is_cluster:
-            self._listing.note(thread_id, updated)
+        arguments = [
+            *(raw(thread_id), wire.packed(list(doomed.items())), self._ttl, int(self._waits))
+        ]
+        call = Call(script("prune"), keys, arguments)
+        removed, updated, before = self._run(call, waits=self._waits)
+        if before != updated and self._connections.is_cluster:
+            self._listing.amend(thread_id, before, updated)
         return int(removed)
 
-    def _run(self, call: Call, replicas: int = 0) -> Any:
+    def _run(self, call: Call, *, waits: bool = False) -> Any:
         began = time.monotonic()
-        [answer] = self._connections.run(call, replicas=replicas)
+        [answer] = self._connections.run(call, waits=waits)
         self._shortest_call = min(self._shortest_call, time.monotonic() - began)
         return answer
 

@@ -7,7 +7,7 @@ out together and nothing is repeated but by the engine.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -34,6 +34,8 @@ _NAMELESS: dict[str, Any] = (
     else {"lib_name": None, "lib_version": None}
 )
 _ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
+# Seconds more than it was told to wait after which a server answers `WAIT`: it looks at its clock ten times a second.
+_WAIT_SLACK = 0.5
 _MOVING = (exceptions.AskError, exceptions.TryAgainError, exceptions.ClusterDownError)
 
 
@@ -58,12 +60,15 @@ class Connections(ForkAware):
         size: How many connections may be in use, for each server.
         timeout: Seconds to wait for the server, or for a connection that others use.
         cluster: Whether it is one; `None` asks.
+        replicas: How many replicas of each server have to acknowledge what is to be waited for.
 
     Raises:
         ConfigError: `url` is not valid.
     """
 
-    def __init__(self, url: str, *, size: int, timeout: float, cluster: bool | None) -> None:
+    def __init__(
+        self, url: str, *, size: int, timeout: float, cluster: bool | None, replicas: int
+    ) -> None:
         super().__init__()
         scheme, found, rest = url.partition("://")
         self._url = f"{scheme.lower().replace('valkey', 'redis')}{found}{rest}"
@@ -75,7 +80,7 @@ class Connections(ForkAware):
             ) from None
         self.name = _name(scheme, told)
         self._options: dict[str, Any] = {
-            "socket_timeout": timeout,
+            "socket_timeout": timeout + _WAIT_SLACK * bool(replicas),
             "socket_connect_timeout": timeout,
             "socket_keepalive": True,
             "retry": Retry(NoBackoff(), 0),
@@ -86,6 +91,7 @@ class Connections(ForkAware):
         self._size = size
         self._timeout = timeout
         self._wanted = cluster
+        self._replicas = replicas
         self._inherited: list[Any] = []
         self._client: Any = None
         self.after_fork_in_child()
@@ -95,6 +101,8 @@ class Connections(ForkAware):
         if self._client is not None:
             self._inherited.append(self._client)
         self._client = None
+        self._nodes: Mapping[str, Any] = {}
+        self._pools: set[Any] = set()
         self._lock = threading.Lock()
         self._free = threading.BoundedSemaphore(self._size)
 
@@ -106,6 +114,8 @@ class Connections(ForkAware):
             return
         if _is_cluster(client):
             client.close()
+            for pool in self._pools.copy():
+                pool.disconnect(inuse_connections=False)
         else:
             # Calls that other threads have under way end as they would have.
             client.connection_pool.disconnect(inuse_connections=False)
@@ -120,26 +130,42 @@ class Connections(ForkAware):
         with self._translated():
             return _is_cluster(self._connected())
 
-    def run(self, *calls: Call, replicas: int = 0) -> list[Any]:
+    def run(self, *calls: Call, waits: bool = False) -> list[Any]:
         """Send all calls at once and return what they answered.
 
         Args:
             calls: In which order they are run is not defined.
-            replicas: How many replicas of each server have to acknowledge.
+            waits: Whether to wait until the replicas have acknowledged.
 
         Raises:
             BackendUnavailable: A server cannot be reached, or too few replicas acknowledged. Some of the calls may have
                 been run.
-            BackendError: The server refused one, or as `translate` says.
+            BackendError: The server refused one, or as `translate` says. The others may have been run.
         """
+        answers = self.each(*calls, waits=waits)
+        for answer in answers:
+            _raised(answer)
+        return answers
+
+    def each(self, *calls: Call, waits: bool = False) -> list[Any]:
+        """As `run`, but the answer of a call that its server refused is the error, a `BackendError`."""
         with self._translated(), self._turn():
             client = self._connected()
             try:
                 with _closed_meanwhile():
-                    return self._run(client, calls, replicas)
+                    answers = self._run(client, calls, waits)
             except _ERRORS as error:
                 self._look_around(client, error)
                 raise
+            finally:
+                self._leave_nodes(client)
+        for n, answer in enumerate(answers):
+            if isinstance(answer, Exception):
+                answers[n] = ours = translate(answer, self.name)
+                ours.__cause__ = answer
+                if isinstance(ours, BackendUnavailable):
+                    self._look_around(client, answer)
+        return answers
 
     def ask(self, *command: Any) -> Any:
         """Run a command that no key goes with, in a cluster on every primary: a list of answers."""
@@ -152,62 +178,64 @@ class Connections(ForkAware):
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
-    def _run(self, client: Any, calls: Sequence[Call], replicas: int) -> list[Any]:
+    def _run(self, client: Any, calls: Sequence[Call], waits: bool) -> list[Any]:
         answers: list[Any] = [None] * len(calls)
         by_pool: dict[Any, list[int]] = {}
         for n, call in enumerate(calls):
             by_pool.setdefault(self._pool(client, call), []).append(n)
         taken: list[tuple[Any, Any, list[int]]] = []
+        waited: list[Any] = []
         done = False
         try:
             for pool, numbers in by_pool.items():
                 connection = pool.get_connection()
                 taken.append((pool, connection, numbers))
-                commands = [calls[n].command() for n in numbers]
-                if replicas:
-                    commands.append(["WAIT", replicas, int(self._timeout * 800)])
-                connection.send_packed_command(connection.pack_commands(commands))
-            acknowledged = replicas
+                self._send(connection, [calls[n].command() for n in numbers], waits)
             for _, connection, numbers in taken:
                 for n in numbers:
                     answers[n] = _answer(connection)
-                if replicas:
-                    acknowledged = min(acknowledged, _raised(_answer(connection)))
+                if waits:
+                    waited.append(_answer(connection))
             # After a restart a server knows no scripts.
             for _, connection, numbers in taken:
                 for n in numbers:
                     if isinstance(answers[n], exceptions.NoScriptError):
-                        answers[n] = self._teach(connection, calls[n], replicas)
+                        self._send(connection, [calls[n].command(whole=True)], waits)
+                        answers[n] = _answer(connection)
+                        if waits:
+                            waited.append(_answer(connection))
             done = True
         finally:
             for pool, connection, _ in taken:
                 if not done:
                     connection.disconnect()  # answers may still come on it
                 pool.release(connection)
-        if _is_cluster(client) and not replicas:
+        if _is_cluster(client) and not waits:
             for n, call in enumerate(calls):
                 if isinstance(answers[n], _MOVING):
-                    answers[n] = client.execute_command(*call.command(whole=True))
-        for answer in answers:
-            _raised(answer)
-        if acknowledged < replicas:
-            raise BackendUnavailable(
-                f"{self.name}: {acknowledged} of {replicas} replicas (wait_replicas) acknowledged within "
-                f"{self._timeout:g} s; the primary has it"
-            )
+                    try:
+                        answers[n] = client.execute_command(*call.command(whole=True))
+                    except exceptions.ResponseError as error:
+                        answers[n] = error
+        if waits and not any(isinstance(answer, Exception) for answer in answers):
+            self._check_acknowledged(waited)
         return answers
 
-    def _teach(self, connection: Any, call: Call, replicas: int) -> Any:
-        connection.send_packed_command(connection.pack_commands([call.command(whole=True)]))
-        answer = _answer(connection)
-        if replicas:
-            connection.send_command("WAIT", replicas, int(self._timeout * 800))
-            found = _raised(_answer(connection))
-            if found < replicas:
-                raise BackendUnavailable(
-                    f"{self.name}: {found} of {replicas} replicas acknowledged"
-                )
-        return answer
+    def _send(self, connection: Any, commands: list[list[Any]], waits: bool) -> None:
+        if waits:
+            # 0 milliseconds would be for ever.
+            commands.append(["WAIT", self._replicas, max(1, round(self._timeout * 1000))])
+        connection.send_packed_command(connection.pack_commands(commands))
+
+    def _check_acknowledged(self, waited: Sequence[Any]) -> None:
+        refusals = [each for each in waited if isinstance(each, Exception)]
+        fewest = 0 if refusals else min(waited)
+        if fewest < self._replicas:
+            why = f" ({mask(str(refusals[0]))})" if refusals else ""
+            raise BackendUnavailable(
+                f"{self.name}: {fewest} of {self._replicas} replicas (wait_replicas) acknowledged within "
+                f"{self._timeout:g} s{why}; the primary has it"
+            ) from (refusals[0] if refusals else None)
 
     @staticmethod
     def _pool(client: Any, call: Call) -> Any:
@@ -222,6 +250,26 @@ class Connections(ForkAware):
                 client.nodes_manager.initialize()
         elif isinstance(error, exceptions.ReadOnlyError) or "READONLY" in str(error):
             client.connection_pool.disconnect(inuse_connections=False)
+
+    def _know_pools(self, client: Any) -> None:
+        """Know every pool that redis-py makes: those of nodes that it knows no more it only forgets."""
+        manager = client.nodes_manager
+        make = manager.create_redis_node
+
+        def made(*args: Any, **options: Any) -> Any:
+            node = make(*args, **options)
+            self._pools.add(node.connection_pool)
+            return node
+
+        manager.create_redis_node = made
+        self._pools = _pools(manager.nodes_cache) | _pools(manager.startup_nodes)
+
+    def _leave_nodes(self, client: Any) -> None:
+        """Close connections to nodes that are not of the cluster any more."""
+        if _is_cluster(client) and client.nodes_manager.nodes_cache is not self._nodes:
+            self._nodes = client.nodes_manager.nodes_cache
+            for pool in self._pools.copy() - _pools(self._nodes):
+                pool.disconnect(inuse_connections=False)
 
     # -- connecting ------------------------------------------------------------------------------------------------
 
@@ -249,7 +297,9 @@ class Connections(ForkAware):
         if not cluster:
             return single
         single.close()
-        return _driver.RedisCluster.from_url(self._url, **self._options)
+        client = _driver.RedisCluster.from_url(self._url, **self._options)
+        self._know_pools(client)
+        return client
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -281,6 +331,11 @@ def _answer(connection: Any) -> Any:
         return connection.read_response()
     except (exceptions.ResponseError, exceptions.BusyLoadingError) as error:
         return error
+
+
+def _pools(nodes: Mapping[str, Any]) -> set[Any]:
+    clients = [node.redis_connection for node in list(nodes.values())]
+    return {client.connection_pool for client in clients if client is not None}
 
 
 @contextmanager

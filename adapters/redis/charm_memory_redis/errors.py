@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 
 from redis import exceptions
 
@@ -24,7 +25,7 @@ _PASSING = frozenset(
         *("READONLY", "TRYAGAIN", "UNBLOCKED", "UNKILLABLE"),
     }
 )
-_KNOWN = _PASSING | {"MISCONF", "NOAUTH", "NOPERM", "OOM", "WRONGPASS", "WRONGTYPE"}
+_KNOWN = _PASSING | {"CORRUPT", "MISCONF", "NOAUTH", "NOPERM", "OOM", "WRONGPASS", "WRONGTYPE"}
 # Within a script's error the code stands behind where in the script it was raised.
 _CODE = re.compile(r"(?:^|-)([A-Z]{3,})(?= )")
 
@@ -55,8 +56,17 @@ def translate(error: Exception, name: str) -> BackendError:
             f"{name}: this user may not do that; it needs +@read +@write +@scripting +@connection +time +info +wait "
             f"(of a cluster also +cluster), and the keys that begin with the prefix ({told})"
         )
+    if code == "CORRUPT":
+        return BackendCorrupt(
+            f"{name}: a thread is damaged, nothing was changed; restore a backup, or delete the thread ({told})"
+        )
     if code == "WRONGTYPE":
         return BackendCorrupt(f"{name}: keys under this prefix are not this store's ({told})")
+    if _is_distrusted(error):
+        return BackendError(
+            f"{name}: the server's certificate is not trusted here; name the file of who signed it in the url "
+            f"(?ssl_ca_certs=/path/ca.pem), and the host as the certificate does ({told})"
+        )
     if isinstance(error, exceptions.AuthenticationError) or code in ("NOAUTH", "WRONGPASS"):
         return BackendError(f"{name} refused the user or password ({told})")
     if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError, OSError)):
@@ -64,6 +74,12 @@ def translate(error: Exception, name: str) -> BackendError:
     if isinstance(error, exceptions.RedisClusterException):
         return BackendUnavailable(f"{name}: the cluster cannot be reached ({told})")
     return BackendError(f"{name}: {told}")
+
+
+def _is_distrusted(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 _BY_TYPE = {

@@ -1,55 +1,65 @@
-"""What goes over all threads: the recency index, and scans without a thread.
+"""The list of all threads, and the recency index that it is read from.
 
 The index is a sorted set of thread ids by when one of their heads moved last. It has every thread with checkpoints, and
-may have some that are gone, which are taken out where they are met. On a single server each script keeps it exact; in a
-cluster it lives in a slot of its own, is written beside the thread, and corrected where the thread tells another time.
+may have some that are gone, which are taken out where they are met. On a single server each script keeps it exact. In a
+cluster it lives in a slot of its own and is written beside the thread, and set right where the thread tells another
+time: a time can be raised at any moment, but lowered or taken out only if nobody changed it meanwhile and, unless its
+writer does so, only when it is old, since a write may be under way that it was noted for.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Iterator, Sequence
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from charm_checkpoint.backend import (
-    Entry,
+    Labels,
     MoveHead,
-    Page,
     PutCheckpoint,
-    Scan,
     ThreadCursor,
     ThreadQuery,
     ThreadRow,
     Unit,
 )
-from charm_checkpoint.errors import BackendError
+from charm_checkpoint.errors import BackendError, BackendUnavailable
 from charm_checkpoint.rules import has_labels
 from charm_memory_redis import wire
 from charm_memory_redis.connections import Call, Connections
-from charm_memory_redis.keys import Keys, pair, part, raw, text
+from charm_memory_redis.keys import Keys, part, raw, text
 from charm_memory_redis.scripts import script
 
-__all__ = ["Listing"]
+__all__ = ["THREADS_AT_ONCE", "Listing"]
 
-# Threads that are asked at once.
-_THREADS = 200
+THREADS_AT_ONCE = 200
+"""How many are asked with one trip."""
+
 # After so many new threads that will end by themselves, the index is looked through for some that did, twice as many.
 _BEGINNINGS = 64
-# A page of a scan ends early when what is read for it is more than this.
-_PAGE_BYTES = 32 * 1024 * 1024
+# Seconds: longer than a write is under way, with what the clocks of two devices may differ by.
+_OLD = 3600.0
 
-_FIRST, _LAST = b"[c", b"(c\xff"
-_Key = tuple[str, str, str]
+
+# See `status_of`.
+_CHANNELS = {"interrupted": "__interrupt__", "failed": "__error__"}
+_PLAIN = re.compile(r"[A-Za-z0-9_.:@ -]*")
 
 
 class _Listed(NamedTuple):
+    """A thread as the index has it."""
+
     thread_id: str
     score: bytes
 
+    @property
+    def cursor(self) -> ThreadCursor:
+        return float(self.score), self.thread_id
+
 
 class Listing:
-    """Lists and scans.
+    """Lists threads.
 
     Args:
         connections: Runs the scripts.
@@ -60,6 +70,88 @@ class Listing:
         self._connections = connections
         self._keys = keys
         self._beginnings = 0
+
+    # -- threads ---------------------------------------------------------------------------------------------------
+
+    def threads(self, query: ThreadQuery) -> list[ThreadRow]:
+        """As `Backend.threads`. Threads that a filter leaves out are read, too, the newest first."""
+        if query.thread_id is not None:
+            [told] = self._connections.run(self._thread(query.thread_id))
+            row = wire.thread_row(query.thread_id, told)
+            return [] if row is None or not _fits(query, row) else [row][: query.limit]
+        found: dict[str, ThreadRow] = {}
+        late: dict[str, bytes] = {}
+        for page, end in self._pages(query, late):
+            # By their ids: one that is set right is met again further down.
+            found.update((row.thread_id, row) for row in page if _fits(query, row))
+            if sum(_cursor(row) >= end for row in found.values()) >= query.limit:
+                break
+        rows = sorted(found.values(), key=_cursor, reverse=True)[: query.limit]
+        ids = [row.thread_id for row in rows if row.thread_id in late]
+        self._repair([self._note(id, late[id]) for id in ids])
+        return rows
+
+    def _pages(
+        self, query: ThreadQuery, late: dict[str, bytes]
+    ) -> Iterator[tuple[list[ThreadRow], ThreadCursor]]:
+        """Threads as the index has them, the one moved last first; with how far in the index they reach."""
+        after, filtered = query.after, query.status is not None or bool(query.labels)
+        size = THREADS_AT_ONCE if filtered else max(1, min(query.limit, THREADS_AT_ONCE))
+        place = [b"", b""] if after is None else [wire.seconds(after[0]), raw(after[1])]
+        channel = _CHANNELS.get(query.status or "", "")
+        wanted = [channel and part(channel), wire.packed(_texts(query.labels))]
+        while True:
+            if self._connections.is_cluster:
+                call = Call(script("recent"), [self._keys.index], [*place, size])
+                [found] = self._connections.run(call)
+                listed = _listed(found)
+                rows = self._rows(listed, after, late)
+            else:
+                arguments = [raw(self._keys.prefix), *place, size, *wanted]
+                call = Call(script("page"), [self._keys.index], arguments)
+                [(found, told)] = self._connections.run(call)
+                listed = _listed(found)
+                rows = [
+                    wire.thread_row(each.thread_id, facts)
+                    for each, facts in zip(listed, told, strict=True)
+                ]
+            if listed:
+                yield [row for row in rows if row is not None], listed[-1].cursor
+            if len(listed) < size:
+                return
+            place = [listed[-1].score, raw(listed[-1].thread_id)]
+            size = THREADS_AT_ONCE
+
+    def _rows(
+        self, listed: Sequence[_Listed], after: ThreadCursor | None, late: dict[str, bytes]
+    ) -> list[ThreadRow | None]:
+        """In a cluster, the threads that the index has, which is set right where they tell otherwise.
+
+        A thread has the time it was found under, so that it is on one page and not on two, if that is too early for a
+        place behind `after` (it is then in `late`, with the right one), or cannot be set right yet.
+        """
+        answers = self._connections.run(*(self._thread(each.thread_id) for each in listed))
+        rows, repairs = [], []
+        for each, told in zip(listed, answers, strict=True):
+            row, score = wire.thread_row(each.thread_id, told), float(each.score)
+            updated = (told[1] or told[0]) if told else b""
+            found = row and row._replace(updated_at=score)
+            if updated and float(updated) > score:
+                if after is not None and (float(updated), each.thread_id) >= after:
+                    row, late[each.thread_id] = found, updated
+                else:
+                    repairs.append(self._note(each.thread_id, updated))
+            elif not updated or float(updated) < score:
+                if _is_old(score):
+                    repairs.append(self._amend(each.thread_id, each.score, updated))
+                else:
+                    row = found
+            rows.append(row)
+        self._repair(repairs)
+        return rows
+
+    def _thread(self, thread_id: str) -> Call:
+        return Call(script("thread"), self._keys.thread(thread_id)[:2], [])
 
     # -- keeping the index small -----------------------------------------------------------------------------------
 
@@ -74,171 +166,76 @@ class Listing:
         self._beginnings = 0
         # What was written is written, whatever becomes of this.
         with suppress(BackendError):
-            [told] = self._connections.run(
-                Call(script("some"), [self._keys.index], [2 * _BEGINNINGS])
-            )
-            listed = _listed(told)
-            self._rows([each.thread_id for each in listed], listed)
+            if self._connections.is_cluster:
+                [found] = self._connections.run(
+                    Call(script("some"), [self._keys.index], [2 * _BEGINNINGS])
+                )
+                self._rows(_listed(found), None, {})
+            else:
+                arguments = [raw(self._keys.prefix), 2 * _BEGINNINGS]
+                self._connections.run(Call(script("sweep"), [self._keys.index], arguments))
 
     # -- keeping the index, in a cluster ---------------------------------------------------------------------------
 
-    def noting(self, groups: Iterable[tuple[Sequence[Unit], Sequence[str]]]) -> list[Call]:
+    def times(self, units: Iterable[Unit]) -> dict[str, float]:
+        """When units move heads of their threads."""
+        times: dict[str, float] = {}
+        for unit in units:
+            if (at := _moved_at(unit)) is not None:
+                times[unit.thread_id] = max(at, times.get(unit.thread_id, at))
+        return times
+
+    def noting(self, times: Mapping[str, float]) -> list[Call]:
         """What has to be run beside units, so that their threads are listed."""
-        scores: dict[str, float] = {}
-        for units, _ in groups:
-            for unit in units:
-                if (at := _moved_at(unit)) is not None:
-                    scores[unit.thread_id] = max(at, scores.get(unit.thread_id, at))
-        return [self._note(id, wire.seconds(at)) for id, at in scores.items()]
+        return [self._note(thread_id, wire.seconds(at)) for thread_id, at in times.items()]
 
     def correct(
-        self, units: Sequence[Unit], threads: Sequence[str], times: Sequence[bytes]
+        self, noted: Mapping[str, float], found: Sequence[bytes], told: Mapping[str, bytes]
     ) -> None:
-        """Set right what `noting` noted, where the thread tells something else."""
-        for thread_id, told in zip(threads, times, strict=True):
-            noted = [
-                at for u in units if u.thread_id == thread_id and (at := _moved_at(u)) is not None
-            ]
-            if not noted:
-                continue
-            if not told:
-                self.forget(thread_id, wire.seconds(max(noted)))
-            elif float(told) != max(noted):
-                self.note(thread_id, told)
+        """Set right what `noting` noted.
 
-    def note(self, thread_id: str, score: bytes) -> None:
-        """List a thread under a time."""
-        self._connections.run(self._note(thread_id, score))
-
-    def forget(self, thread_id: str, score: bytes) -> None:
-        """Take a thread that is gone out of the index, unless it began anew meanwhile."""
-        self._connections.run(self._forget(thread_id, score))
-
-    def _forget(self, thread_id: str, score: bytes) -> Call:
-        keys = [self._keys.index]
-        if not self._connections.is_cluster:
-            keys += self._keys.thread(thread_id)[:2]
-        return Call(script("forget"), keys, [raw(thread_id), score])
-
-    def _note(self, thread_id: str, score: bytes) -> Call:
-        return Call(script("note"), [self._keys.index], [raw(thread_id), score])
-
-    # -- threads ---------------------------------------------------------------------------------------------------
-
-    def threads(self, query: ThreadQuery) -> list[ThreadRow]:
-        """As `Backend.threads`. Threads that a filter leaves out are read, too, the newest first."""
-        if query.thread_id is not None:
-            [row] = self._rows([query.thread_id])
-            if row is None or not _fits(query, row):
-                return []
-            passed = query.after is not None and (row.updated_at, row.thread_id) >= query.after
-            return [] if passed else [row][: query.limit]
-        rows: list[ThreadRow] = []
-        filtered = query.status is not None or bool(query.labels)
-        for listed in self._recent(query.after, _THREADS if filtered else query.limit):
-            found = self._rows([each.thread_id for each in listed], listed)
-            rows += [row for row in found if row is not None and _fits(query, row)]
-            if len(rows) >= query.limit:
-                break
-        rows.sort(key=lambda row: (row.updated_at, row.thread_id), reverse=True)
-        return rows[: query.limit]
-
-    def _recent(self, after: ThreadCursor | None, size: int) -> Iterator[list[_Listed]]:
-        """The index in pages, the one moved last first."""
-        size = max(1, min(size, _THREADS))
-        score, thread_id = (b"", b"") if after is None else (wire.seconds(after[0]), raw(after[1]))
-        while True:
-            arguments = [score, thread_id, size]
-            [told] = self._connections.run(Call(script("recent"), [self._keys.index], arguments))
-            if told:
-                thread_id, score = told[-2:]
-                yield _listed(told)
-            if len(told) < 2 * size:
-                return
-            size = _THREADS
-
-    def _rows(
-        self, thread_ids: Sequence[str], listed: Sequence[_Listed] = ()
-    ) -> list[ThreadRow | None]:
-        """Those threads that have heads; of those listed, forget which are gone."""
-        calls = [Call(script("thread"), self._keys.thread(id)[:2], []) for id in thread_ids]
-        answers = self._connections.run(*calls)
+        Args:
+            noted: What it was given.
+            found: What it answered: what the threads are listed under.
+            told: What the threads tell, nothing if they are not there.
+        """
         repairs = []
-        for each, told in zip(listed, answers, strict=False):
-            if not told:
-                repairs.append(self._forget(each.thread_id, each.score))
-            elif (updated := told[1] or told[0]) and float(updated) != float(each.score):
-                repairs.append(self._note(each.thread_id, updated))
-        if repairs:
-            self._connections.run(*repairs)
-        return [wire.thread_row(id, told) for id, told in zip(thread_ids, answers, strict=True)]
+        for (thread_id, at), score in zip(noted.items(), found, strict=True):
+            updated, listed = told[thread_id], float(score)
+            if updated and float(updated) > listed:
+                repairs.append(self._note(thread_id, updated))
+            elif (not updated or float(updated) < listed) and (listed == at or _is_old(listed)):
+                repairs.append(self._amend(thread_id, score, updated))
+        self._repair(repairs)
 
-    # -- scans -----------------------------------------------------------------------------------------------------
+    def note(self, thread_id: str, at: bytes) -> None:
+        """List a thread, at least as late as a time.
 
-    def scan(self, query: Scan) -> Page:
-        """As `Backend.scan`. Without a thread every thread is asked for its newest ids first."""
-        if query.thread_id is not None:
-            told = self._connections.run(self._scan(query, query.thread_id))[0]
-            found, more = _page(query.thread_id, told)
-            entries = [entry for entry in found if entry is not None]
-            return Page(entries, _key(entries[-1]) if more else None)
-        keys, more = self._keys_of_all(query)
-        names: dict[str, list[bytes]] = {}
-        for id, thread_id, namespace in keys:
-            names.setdefault(thread_id, []).append(b"c" + part(id) + part(namespace))
-        calls = [self._scan(query, id, names=wanted) for id, wanted in names.items()]
-        answers = self._connections.run(*calls)
-        there: dict[_Key, Entry | None] = {}
-        for (thread_id, wanted), told in zip(names.items(), answers, strict=True):
-            found, _ = _page(thread_id, told)
-            for name, entry in zip(wanted, found, strict=False):  # an answer may end early
-                id, namespace = pair(name[1:])
-                there[id, thread_id, namespace] = entry
-        entries = []
-        last = None
-        for key in keys:
-            if key not in there:
-                # Its thread's answer grew too large.
-                more = True
-                break
-            last = key
-            if (entry := there[key]) is not None:  # else it went meanwhile
-                entries.append(entry)
-        return Page(entries, last if more else None)
+        Raises:
+            BackendUnavailable: It could not be listed.
+        """
+        try:
+            self._connections.run(self._note(thread_id, at))
+        except BackendError as error:
+            raise BackendUnavailable(
+                f"thread {thread_id!r} is stored, and in the list of threads only from its next step on: {error}"
+            ) from error
 
-    def _keys_of_all(self, query: Scan) -> tuple[list[_Key], bool]:
-        """The keys of a page over all threads, and whether there are more."""
-        best: list[_Key] = []
-        for listed in self._recent(None, _THREADS):
-            calls = []
-            for thread_id, _ in listed:
-                # Once a page is full, only what is newer than its last counts.
-                floor = best[-1] if len(best) > query.limit else None
-                calls.append(self._scan(query, thread_id, only_names=True, floor=floor))
-            found: list[_Key] = []
-            for (thread_id, _), names in zip(listed, self._connections.run(*calls), strict=True):
-                for name in names:
-                    id, namespace = pair(name[1:])
-                    found.append((id, thread_id, namespace))
-            best = heapq.nlargest(query.limit + 1, [*best, *found])
-        return best[: query.limit], len(best) > query.limit
+    def amend(self, thread_id: str, found: bytes, updated: bytes) -> None:
+        """List a thread under another time, or no more, unless somebody else changed what it was found under."""
+        self._repair([self._amend(thread_id, found, updated)])
 
-    def _scan(
-        self,
-        query: Scan,
-        thread_id: str,
-        *,
-        names: list[bytes] | None = None,
-        only_names: bool = False,
-        floor: _Key | None = None,
-    ) -> Call:
-        arguments = [
-            *(_below(query, thread_id), _above(query, floor)),
-            None if query.namespace is None else part(query.namespace),
-            None if query.run_ids is None else [raw(run) for run in query.run_ids],
-            *(query.limit + only_names, query.values, _PAGE_BYTES, names, only_names),
-        ]
-        return Call(script("scan"), self._keys.thread(thread_id)[:2], [wire.packed(arguments)])
+    def _repair(self, calls: Sequence[Call]) -> None:
+        # What was called for is done. What is not set right, since the index's server is full, say, a listing will.
+        with suppress(BackendError):
+            if calls:
+                self._connections.run(*calls)
+
+    def _note(self, thread_id: str, at: bytes) -> Call:
+        return Call(script("note"), [self._keys.index], [raw(thread_id), at])
+
+    def _amend(self, thread_id: str, found: bytes, updated: bytes) -> Call:
+        return Call(script("amend"), [self._keys.index], [raw(thread_id), found, updated])
 
 
 def _listed(told: Sequence[bytes]) -> list[_Listed]:
@@ -251,43 +248,25 @@ def _moved_at(unit: Unit) -> float | None:
     return unit.at if isinstance(unit, MoveHead) else None
 
 
+def _is_old(score: float) -> bool:
+    return score < time.time() - _OLD
+
+
+def _cursor(row: ThreadRow) -> ThreadCursor:
+    return row.updated_at, row.thread_id
+
+
+def _texts(labels: Labels | None) -> list[bytes]:
+    """What metadata with such labels has to hold, whoever wrote it: texts that JSON has one spelling for."""
+    told = [each for name, value in (labels or {}).items() for each in (name, value)]
+    texts = [str(each).lower() if isinstance(each, bool) else str(each) for each in told]
+    return [text.encode() for text in texts if _PLAIN.fullmatch(text)]
+
+
 def _fits(query: ThreadQuery, row: ThreadRow) -> bool:
-    return query.status in (None, row.status) and has_labels(row.labels, query.labels)
-
-
-def _below(query: Scan, thread_id: str) -> bytes:
-    """What a thread's members of the page come before."""
-    bounds = [_LAST]
-    if query.checkpoint_id is not None:
-        bounds.append(b"(c" + part(query.checkpoint_id) + b"\xff")
-    if query.before is not None:
-        bounds.append(b"(c" + part(query.before))
-    if query.after is not None:
-        id, after_thread, namespace = query.after
-        bound = b"(c" + part(id)
-        if thread_id < after_thread:
-            bound += b"\xff"
-        elif thread_id == after_thread:
-            bound += part(namespace)
-        bounds.append(bound)
-    return min(bounds)
-
-
-def _above(query: Scan, floor: _Key | None) -> bytes:
-    """What they do not come before. Of `floor` the checkpoint counts."""
-    bounds = [_FIRST]
-    if query.checkpoint_id is not None:
-        bounds.append(b"[c" + part(query.checkpoint_id))
-    if floor is not None:
-        bounds.append(b"[c" + part(floor[0]))
-    return max(bounds)
-
-
-def _page(thread_id: str, told: Any) -> tuple[list[Entry | None], bool]:
-    found, values, more = told
-    return list(wire.entries(thread_id, found, wire.Values(thread_id, values))), bool(more)
-
-
-def _key(entry: Entry) -> _Key:
-    assert entry.snapshot.checkpoint is not None
-    return entry.snapshot.checkpoint.checkpoint_id, entry.thread_id, entry.namespace
+    """Whether it is what a page is to have."""
+    return (
+        query.status in (None, row.status)
+        and has_labels(row.labels, query.labels)
+        and (query.after is None or _cursor(row) < query.after)
+    )

@@ -39,6 +39,14 @@ local function keep(rows, index, ttl)
   call('PEXPIREAT', index, at)
 end
 
+-- WAIT counts from the connection's last change; a repeated call makes none of its own. A full server lets nothing be
+-- added before something was removed.
+local function change(rows)
+  call('HDEL', rows, 'z')
+  call('HSET', rows, 'z', '')
+  call('HDEL', rows, 'z')
+end
+
 -- `<` would follow the server's locale.
 local function less(a, b)
   local n = math.min(#a, #b)
@@ -78,14 +86,18 @@ local function head_of(rows, ns)
   return head and unpack_all(head)
 end
 
--- When one of the heads moved last; nil if there is none.
-local function newest_of(rows, index)
+-- When one of the heads moved last; nil if there is none. `heads` are those to be, by namespace, false for none.
+local function newest_of(rows, index, heads)
   local newest
   for _, kind in ipairs({'s', 't'}) do
     for _, member in ipairs(call('ZRANGEBYLEX', index, '[' .. kind, '(' .. kind .. '\255')) do
-      local at = head_of(rows, sub(member, 2))[3]
-      if not newest or tonumber(at) > tonumber(newest) then
-        newest = at
+      local ns = sub(member, 2)
+      local head = heads and heads[ns]
+      if head == nil then
+        head = head_of(rows, ns)
+      end
+      if head and (not newest or tonumber(head[3]) > tonumber(newest)) then
+        newest = head[3]
       end
     end
   end
@@ -115,7 +127,7 @@ local function packed_bytes(data)
 end
 
 -- A value that is stored as a change, as one that is built on nothing; `record_of` finds what it is built on.
-local function whole(record, record_of)
+local function whole(rows, record, record_of)
   -- As wire.py writes it: SHA-1 and length are those of the value, below it are no changes and no bytes of them.
   local stamp = sub(record, 1, 25) .. struct.pack('>I2I4', 0, 0)
   local next, told = unpack_at(record, byte(record, 1) + 2)
@@ -125,6 +137,9 @@ local function whole(record, record_of)
     local _, change = unpack_at(record, next)
     changes[#changes + 1] = change
     record = record_of(told[2])
+    if not record then
+      error('-CORRUPT ' .. rows .. ': a value is missing that another one is built on', 0)
+    end
     next, told = unpack_at(record, byte(record, 1) + 2)
   end
   local _, data = unpack_at(record, next)
@@ -147,15 +162,18 @@ local function writes_of(rows, id, ns)
   return found
 end
 
-local function drop_writes(rows, id, ns)
+-- What the writes of a checkpoint are stored in.
+local function fields_of_writes(rows, id, ns)
   local list = call('HGET', rows, 'W' .. id .. ns)
-  if list then
-    list = unpack_all(list)
-    for n = 2, #list do
-      call('HDEL', rows, 'w' .. id .. ns .. list[n])
-    end
-    call('HDEL', rows, 'W' .. id .. ns)
+  if not list then
+    return {}
   end
+  local fields = unpack_all(list)
+  fields[1] = 'W' .. id .. ns
+  for n = 2, #fields do
+    fields[n] = 'w' .. id .. ns .. fields[n]
+  end
+  return fields
 end
 
 -- Adds the values of a checkpoint to `out`, with what they are built on, each once; of what is held only its name.
@@ -196,4 +214,60 @@ local function entry(rows, id, ns, row, head, values)
     end
   end
   return {id .. ns, row, head or '', writes, sends}
+end
+
+-- Of the recency index, what comes behind a score and thread ('' for none): {thread, score, …}, the greatest score first.
+local function recent(index, score, thread, limit)
+  local start = 0
+  if score ~= '' then
+    if tonumber(call('ZSCORE', index, thread) or 'nan') == tonumber(score) then
+      start = call('ZREVRANK', index, thread) + 1
+    else
+      start = call('ZCOUNT', index, '(' .. score, '+inf')
+      while true do
+        local next = call('ZREVRANGE', index, start, start, 'WITHSCORES')
+        if #next == 0 or tonumber(next[2]) ~= tonumber(score) or less(next[1], thread) then
+          break
+        end
+        start = start + 1
+      end
+    end
+  end
+  return call('ZREVRANGE', index, start, start + limit - 1, 'WITHSCORES')
+end
+
+-- {created_at, updated_at, {ns, id, device, at, …}, root head's row or '', its writes' channels}, or what is left of
+-- that in a thread without heads: {} if nothing is.
+local function listed(rows, index)
+  tidy(rows, index)
+  if call('EXISTS', index) == 0 then
+    return {}
+  end
+  local heads = {}
+  for _, kind in ipairs({'s', 't'}) do
+    for _, member in ipairs(call('ZRANGEBYLEX', index, '[' .. kind, '(' .. kind .. '\255')) do
+      local ns = sub(member, 2)
+      local head = head_of(rows, ns)
+      for _, each in ipairs({ns, head[1], head[2], head[3]}) do
+        heads[#heads + 1] = each
+      end
+    end
+  end
+  local root, row, channels = head_of(rows, '\0'), '', {}
+  if root then
+    row = call('HGET', rows, 'c' .. root[1] .. '\0')
+    for n, write in ipairs(writes_of(rows, root[1], '\0')) do
+      channels[n] = facts(write)[1]
+    end
+  end
+  return {call('HGET', rows, 'n'), call('HGET', rows, 'u') or '', heads, row, channels}
+end
+
+-- Rows and index of a thread that the recency index named, where all keys are on one server: as keys.py names them.
+local function keys_of(prefix, thread)
+  local tag = string.gsub(thread, '[^ -$&-z|~]', function(letter)
+    return string.format('%%%02X', byte(letter))
+  end)
+  local place = prefix .. ':{' .. (tag ~= '' and tag or '%') .. '}:'
+  return place .. 'h', place .. 'i'
 end

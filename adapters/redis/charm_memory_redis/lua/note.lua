@@ -1,3 +1,5 @@
--- KEYS: the recency index. ARGV: thread, when one of its heads moved last.
+-- Lists a thread, at least as late as a time.
+-- KEYS: the recency index. ARGV: thread, the time. Answers what it is listed under.
 
-return call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+call('ZADD', KEYS[1], 'GT', ARGV[2], ARGV[1])
+return call('ZSCORE', KEYS[1], ARGV[1])

@@ -1,109 +1,144 @@
--- KEYS: rows, index, then the recency index unless it is elsewhere. ARGV: thread, msgpack [[ns, [id, …]], …], ttl.
--- Answers {how many were removed, updated_at or '' if no checkpoint is left}.
+-- KEYS: rows, index, then the recency index unless it is elsewhere. ARGV: thread, msgpack [[ns, [id, …]], …], ttl,
+-- '1' if somebody waits for replicas.
+-- Answers {how many were removed, updated_at or '' if no checkpoint is left, updated_at before}.
 
 local rows, index = KEYS[1], KEYS[2]
 tidy(rows, index)
 
-local function all_of(ns)
-  local found = {}
-  for _, member in ipairs(call('ZRANGEBYLEX', index, '[c', '(c\255')) do
-    if sub(member, part_end(member) + 1) == ns then
-      found[#found + 1] = member
+-- What goes of each namespace, the values it names, and which checkpoints stay, in their order.
+local plans, removed = {}, 0
+for _, each in ipairs(unpack_all(ARGV[2])) do
+  local ns, plan = each[1], {gone = {}, named = {}, left = {}}
+  for _, id in ipairs(each[2]) do
+    local row = not plan.gone[id] and call('HGET', rows, 'c' .. id .. ns)
+    if row then
+      plan.gone[id] = facts(row)
+      for _, version in ipairs(versions(row)) do
+        plan.named[version] = true
+      end
+      plans[ns] = plan
+      removed = removed + 1
     end
   end
-  return found
+end
+if removed > 0 then
+  for _, member in ipairs(call('ZRANGEBYLEX', index, '[c', '(c\255')) do
+    local length = part_end(member)
+    local plan = plans[sub(member, length + 1)]
+    if plan and not plan.gone[sub(member, 2, length)] then
+      plan.left[#plan.left + 1] = member
+    end
+  end
 end
 
--- Values that only removed checkpoints name. What is built on one of them becomes whole first.
-local function drop_values(ns, left, candidates)
-  local needed = {}
+-- What is to be done. Nothing is changed before all of it is known, so that no error leaves a half.
+local fields, members, records, added, heads = {}, {}, {}, {}, {}
+
+local function drop_checkpoints(ns, gone)
+  for id, told in pairs(gone) do
+    fields[#fields + 1] = 'c' .. id .. ns
+    members[#members + 1] = 'c' .. id .. ns
+    if ns == '\0' and not told[1] then
+      members[#members + 1] = 'f' .. id
+    end
+    for _, field in ipairs(fields_of_writes(rows, id, ns)) do
+      fields[#fields + 1] = field
+    end
+  end
+end
+
+-- Values that only removed checkpoints name. What is built on one of them becomes whole.
+local function drop_values(ns, named, left)
+  local needed, doomed = {}, {}
   for _, member in ipairs(left) do
     for _, version in ipairs(versions(call('HGET', rows, member))) do
       needed[version] = true
     end
   end
-  local doomed = {}
-  for version in pairs(candidates) do
-    doomed[version] = not needed[version] or nil
+  for version in pairs(named) do
+    if not needed[version] then
+      doomed[version] = true
+      fields[#fields + 1] = 'b' .. ns .. version
+    end
   end
   if not next(doomed) then
     return
   end
   for version in pairs(needed) do
-    local field = 'b' .. ns .. version
-    local record = call('HGET', rows, field)
+    local record = call('HGET', rows, 'b' .. ns .. version)
     if record and doomed[base_of(record)] then
-      call('HSET', rows, field, whole(record, function(base)
+      records['b' .. ns .. version] = whole(rows, record, function(base)
         return call('HGET', rows, 'b' .. ns .. base)
-      end))
+      end)
     end
-  end
-  for version in pairs(doomed) do
-    call('HDEL', rows, 'b' .. ns .. version)
   end
 end
 
-local function move_head(ns, head, gone, left)
-  local kind = find(ns, ':', 1, true) and 't' or 's'
-  local root = gone[head[1]][2]
-  if kind == 't' and root then
-    call('ZREM', index, 'r' .. root .. ns)
+local function move_head(ns, gone, left)
+  local head = head_of(rows, ns)
+  if not head or not gone[head[1]] then
+    return
   end
-  local id, seen = gone[head[1]][1], {}
+  local kind = find(ns, ':', 1, true) and 't' or 's'
+  local id, root = unpack(gone[head[1]], 1, 2)
+  if kind == 't' and root then
+    members[#members + 1] = 'r' .. root .. ns
+  end
+  local seen = {}
   while id and gone[id] and not seen[id] do
     seen[id] = true
     id = gone[id][1]
   end
-  local member = id and 'c' .. id .. ns
+  local member = id and not gone[id] and 'c' .. id .. ns
   local row = member and call('HGET', rows, member)
   if not row then
     member = left[#left]
     row = member and call('HGET', rows, member)
   end
   if not row then
-    call('HDEL', rows, 'h' .. ns)
-    call('ZREM', index, kind .. ns)
+    heads[ns] = false
+    fields[#fields + 1] = 'h' .. ns
+    members[#members + 1] = kind .. ns
     return
   end
   local told = unpack_all(row)
-  id = sub(member, 2, part_end(member))
-  call('HSET', rows, 'h' .. ns, pack({id, told[3][3], told[3][4]}))
+  heads[ns] = {sub(member, 2, part_end(member)), told[3][3], told[3][4]}
+  records['h' .. ns] = pack(heads[ns])
   if kind == 't' and told[1][2] then
-    call('ZADD', index, 0, 'r' .. told[1][2] .. ns)
+    added[#added + 1] = 'r' .. told[1][2] .. ns
   end
 end
 
-local removed, moved = 0, false
-for _, each in ipairs(unpack_all(ARGV[2])) do
-  local ns, ids = each[1], each[2]
-  local gone, candidates, some = {}, {}, false
-  for _, id in ipairs(ids) do
-    local member = 'c' .. id .. ns
-    local row = call('HGET', rows, member)
-    if row then
-      gone[id] = facts(row)
-      for _, version in ipairs(versions(row)) do
-        candidates[version] = true
-      end
-      call('HDEL', rows, member)
-      call('ZREM', index, member)
-      if ns == '\0' and not gone[id][1] then
-        call('ZREM', index, 'f' .. id)
-      end
-      drop_writes(rows, id, ns)
-      removed = removed + 1
-      some = true
-    end
+for ns, plan in pairs(plans) do
+  drop_checkpoints(ns, plan.gone)
+  drop_values(ns, plan.named, plan.left)
+  move_head(ns, plan.gone, plan.left)
+end
+local before = call('HGET', rows, 'u') or call('HGET', rows, 'n') or ''
+if next(heads) ~= nil then
+  local newest = newest_of(rows, index, heads)
+  if newest then
+    records['u'] = newest
+  else
+    fields[#fields + 1] = 'u'
   end
-  if some then
-    local left = all_of(ns)
-    drop_values(ns, left, candidates)
-    local head = head_of(rows, ns)
-    if head and gone[head[1]] then
-      move_head(ns, head, gone, left)
-      moved = true
-    end
-  end
+end
+
+-- Removals first, as a full server lets nothing be added before something was removed.
+for _, field in ipairs(fields) do
+  call('HDEL', rows, field)
+end
+for _, member in ipairs(members) do
+  call('ZREM', index, member)
+end
+for field, record in pairs(records) do
+  call('HSET', rows, field, record)
+end
+for _, member in ipairs(added) do
+  call('ZADD', index, 0, member)
+end
+if ARGV[4] == '1' then
+  change(rows)
 end
 
 if call('EXISTS', index) == 0 then
@@ -111,19 +146,11 @@ if call('EXISTS', index) == 0 then
   if KEYS[3] then
     call('ZREM', KEYS[3], ARGV[1])
   end
-  return {removed, ''}
-end
-if moved then
-  local newest = newest_of(rows, index)
-  if newest then
-    call('HSET', rows, 'u', newest)
-  else
-    call('HDEL', rows, 'u')
-  end
+  return {removed, '', before}
 end
 local updated = call('HGET', rows, 'u') or call('HGET', rows, 'n')
 if KEYS[3] then
   call('ZADD', KEYS[3], updated, ARGV[1])
 end
 keep(rows, index, ARGV[3])
-return {removed, updated}
+return {removed, updated, before}

@@ -1,9 +1,11 @@
 -- KEYS: rows, index.
 -- ARGV: msgpack {max, min, ns or nil, runs or nil, limit, values, bytes, names or nil, only_names}.
--- Answers {entries, values, more}, newest first; of `names` those that are gone as {name}. Or the names alone.
+-- Answers {entries, values, the name to go on behind or ''}, newest first; of `names` those that are gone as {name}. Or
+-- {the names alone, the name to go on behind}, the latter only if not enough were looked at to fill the page.
 
 local rows, index = KEYS[1], KEYS[2]
 local max, min, ns, runs, limit, with_values, most, names, only_names = unpack(unpack_all(ARGV[1]), 1, 9)
+local MOST_LOOKED = 5000
 tidy(rows, index)
 
 local wanted
@@ -24,12 +26,17 @@ local function fits(member)
   return not wanted or wanted[facts(call('HGET', rows, member))[3] or false]
 end
 
-local more = false
+local more, after = false, ''
 if not names then
   names = {}
+  -- Of many that do not fit, few are looked at for each page: others wait meanwhile.
+  local page, looked = limit + 1, 0
+  if ns or wanted then
+    page = math.max(page, 256)
+  end
   repeat
-    local page = call('ZREVRANGEBYLEX', index, max, min, 'LIMIT', 0, limit + 1)
-    for _, member in ipairs(page) do
+    local members = call('ZREVRANGEBYLEX', index, max, min, 'LIMIT', 0, page)
+    for _, member in ipairs(members) do
       if fits(member) then
         if #names == limit then
           more = true
@@ -38,11 +45,16 @@ if not names then
         names[#names + 1] = member
       end
     end
-    max = #page > 0 and '(' .. page[#page]
-  until more or #page <= limit
+    looked = looked + #members
+    after = #members == page and not more and members[page] or ''
+    max = '(' .. after
+  until after == '' or looked >= MOST_LOOKED
 end
 if only_names then
-  return names
+  return {names, after}
+end
+if more then
+  after = names[#names] or ''
 end
 
 local entries, values, seen, heads, size = {}, {}, {}, {}, 0
@@ -50,7 +62,7 @@ for n, member in ipairs(names) do
   local row = call('HGET', rows, member)
   if row then
     if size > most then
-      more = true
+      after = names[n - 1]
       break
     end
     local length = part_end(member)
@@ -71,4 +83,4 @@ for n, member in ipairs(names) do
     entries[n] = {member}
   end
 end
-return {entries, values, more and 1 or 0}
+return {entries, values, after}

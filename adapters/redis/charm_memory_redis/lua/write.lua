@@ -18,7 +18,7 @@ end
 
 -- What its value is a change to came with this call and was refused, or is stored otherwise.
 local function without_base(rows, ns, number)
-  return whole(ARGV[number], function(version)
+  return whole(rows, ARGV[number], function(version)
     number = number and sent[number][4]
     if number == 0 then
       number = nil
@@ -103,22 +103,26 @@ local function put(rows, index, stone, unit)
     refusal = told('orphaned', head)
   end
   if refusal then
-    drop_writes(rows, id, ns)
+    for _, field in ipairs(fields_of_writes(rows, id, ns)) do
+      call('HDEL', rows, field)
+    end
     return refusal
+  end
+  local placed, records = '+', {}
+  for n, blob in ipairs(blobs) do
+    records[n] = ARGV[first + n]
+    if blob[4] > 0 and not is_base(rows, ns, blob) then
+      records[n] = without_base(rows, ns, first + n)
+      placed = ''
+    end
   end
   call('HSET', rows, 'c' .. id .. ns, ARGV[first], 'n', there[4] or at)
   call('ZADD', index, 0, 'c' .. id .. ns)
   if is_root and not parent then
     call('ZADD', index, 0, 'f' .. id)
   end
-  local placed = '+'
   for n, blob in ipairs(blobs) do
-    local record = ARGV[first + n]
-    if blob[4] > 0 and not is_base(rows, ns, blob) then
-      record = without_base(rows, ns, first + n)
-      placed = ''
-    end
-    if call('HSETNX', rows, 'b' .. ns .. blob[1], record) == 0 then
+    if call('HSETNX', rows, 'b' .. ns .. blob[1], records[n]) == 0 then
       placed = ''
     end
   end
@@ -233,9 +237,8 @@ for n, thread in ipairs(threads) do
     end
   end
   keep(rows, index, ttl)
-  if waits and call('EXISTS', rows) == 1 then
-    -- WAIT counts from the connection's last change; a repeated call makes none of its own.
-    call('HINCRBY', rows, 'z', 1)
+  if waits then
+    change(rows)
   end
 end
 return {outcomes, times}
