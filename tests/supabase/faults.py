@@ -9,7 +9,9 @@ __all__ = ["JSON", "Answer", "Fault", "Faults", "Kind"]
 
 JSON = {"Content-Type": "application/json; charset=utf-8"}
 
-Kind = Literal["502", "503", "429", "delay", "stall", "before", "after", "half"]
+Kind = Literal[
+    "200", "302", "403", "502", "503", "429", "delay", "stall", "before", "after", "half"
+]
 
 
 class Answer(NamedTuple):
@@ -21,29 +23,39 @@ class Answer(NamedTuple):
 
 
 class Fault:
-    """What happens to the next `times` calls of a function, or to those of any.
+    """What happens to the next `times` calls of a function, or to those of any, when `after` of them went well.
 
     Attributes:
-        kind: `"502"`: a page of HTML, from what stands before the project. `"503"`: PostgREST has lost its database.
-            `"429"`: too many requests. `"delay"`: seconds on the way. `"stall"`: held up on the way until `go` is set.
-            `"before"`: the connection breaks on the way. `"after"`: it breaks after the commit, on the way back.
-            `"half"`: like that, in the midst of the answer.
+        kind: `"{}"`: another service answers. `"200"`, `"302"`, `"403"`: a network wants somebody to sign in. `"502"`:
+            a page of HTML, from what stands before the project. `"503"`: PostgREST has lost its database. `"429"`: too
+            many requests. `"delay"`: seconds on the way. `"stall"`: held up on the way until `go` is set. `"before"`:
+            the connection breaks on the way. `"after"`: it breaks after the commit, on the way back. `"half"`: like
+            that, in the midst of the answer.
         seconds: The delay, or what `Retry-After` says.
         arrived: Set when it has happened once.
         fired: How often it has happened.
     """
 
-    def __init__(self, kind: Kind, function: str | None, times: int, seconds: float) -> None:
+    def __init__(
+        self, kind: Kind, function: str | None, times: int, seconds: float, after: int
+    ) -> None:
         self.kind = kind
         self.function = function
         self.seconds = seconds
         self.left = times
+        self.after = after
         self.fired = 0
         self.arrived = threading.Event()
         self.go = threading.Event()
 
     def instead(self) -> Answer | None:
         """What is answered in the project's place, if it is."""
+        if self.kind == "{}":
+            return Answer(200, b"{}", JSON)
+        if self.kind in ("200", "302", "403"):
+            page = b"<html><body>Welcome to our hotel</body></html>"
+            headers = {"Content-Type": "text/html", "Location": "/rest/v1/rpc/elsewhere"}
+            return Answer(int(self.kind), page, headers)
         if self.kind == "502":
             page = (
                 b"<html><head><title>502 Bad Gateway</title></head><body>cloudflare</body></html>"
@@ -75,9 +87,15 @@ class Faults:
         self._lock = threading.Lock()
 
     def order(
-        self, kind: Kind, function: str | None = None, *, times: int = 1, seconds: float = 0.0
+        self,
+        kind: Kind,
+        function: str | None = None,
+        *,
+        times: int = 1,
+        seconds: float = 0.0,
+        after: int = 0,
     ) -> Fault:
-        fault = Fault(kind, function, times, seconds)
+        fault = Fault(kind, function, times, seconds, after)
         with self._lock:
             self._waiting.append(fault)
         return fault
@@ -94,6 +112,9 @@ class Faults:
         with self._lock:
             for fault in self._waiting:
                 if fault.left and fault.function in (None, function):
+                    if fault.after:
+                        fault.after -= 1
+                        continue
                     fault.left -= 1
                     fault.fired += 1
                     fault.arrived.set()

@@ -31,7 +31,7 @@ from tests.supabase.catalog import (
     table_sql,
 )
 from tests.supabase.faults import JSON, Answer
-from tests.supabase.tokens import TokenError, claims_of
+from tests.supabase.tokens import SECRET, TokenError, claims_of
 
 __all__ = ["PostgREST", "Request"]
 
@@ -80,6 +80,8 @@ class PostgREST:
         self.pool_timeout = 10.0
         self.skew = 0.0
         """Seconds that this server's clock is ahead."""
+        self.secret = SECRET
+        """What tokens are signed with."""
         self._pool: queue.LifoQueue[psycopg.Connection | None] = queue.LifoQueue()
         for _ in range(pool_size):
             self._pool.put(None)
@@ -102,7 +104,7 @@ class PostgREST:
 
     def reset(self) -> None:
         """Undo what a test has set."""
-        self.max_rows, self.skew = 1000, 0.0
+        self.max_rows, self.skew, self.secret = 1000, 0.0, SECRET
         with self._cache_lock:
             self.cache = read_cache(self._listener, self.schemas)
 
@@ -135,7 +137,7 @@ class PostgREST:
         if scheme.lower() != "bearer":
             return {}
         try:
-            return claims_of(said.strip(), now=time.time() + self.skew)
+            return claims_of(said.strip(), now=time.time() + self.skew, secret=self.secret)
         except TokenError as error:
             code, message = error.args
             told = f'Bearer error="invalid_token", error_description="{message}"'

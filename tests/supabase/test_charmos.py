@@ -27,7 +27,10 @@ def test_asked_in_one_process_and_answered_in_another(
     tmp_path: Path,
     project: Project,
 ) -> None:
-    """Told where by the configuration, then by the variables that charmos's own provider of this name reads."""
+    """Told where by the configuration, then by the variables that charmos's own provider of this name reads.
+
+    The second is a device, with a replica.
+    """
     told = example(tmp_path / "1", '{url: "${PROJECT}", key: "${SECRET}"}')
     asked = charm_run(
         told,
@@ -36,14 +39,16 @@ def test_asked_in_one_process_and_answered_in_another(
         SECRET=SERVICE_KEY,
     )
     assert asked.final == "Refund 40 euros for order 1207? (yes/no)"
+    assert not workspace.exists()
     answered = charm_run(
-        example(tmp_path / "2", "{}"),
+        example(tmp_path / "2", "{replica: true}"),
         {"thread_id": "case-7", "input": "yes"},
         NEXT_PUBLIC_SUPABASE_URL=project.url,
         SUPABASE_SERVICE_ROLE_KEY=SERVICE_KEY,
     )
     assert answered.final == "Order 1207 is refunded."
     assert SERVICE_KEY not in asked.text + answered.text
-    assert not workspace.exists()
+    assert len([*workspace.glob(".charm/memory/replicas/*.db")]) == 1
     with memory(project) as store:
-        assert [thread.thread_id for thread in store.threads()] == ["case-7"]
+        [thread] = store.threads()
+        assert (thread.thread_id, thread.status) == ("case-7", "idle")

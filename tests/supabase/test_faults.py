@@ -10,7 +10,7 @@ import pytest
 
 from charm_checkpoint.backend import Scan, ThreadQuery
 from charm_checkpoint.engine import RetryPolicy
-from charm_checkpoint.errors import BackendUnavailable
+from charm_checkpoint.errors import BackendError, BackendUnavailable
 from charm_checkpoint.saver import CheckpointSaver
 from charm_checkpoint.testing.colours import place
 from charm_checkpoint.testing.rows import (
@@ -213,6 +213,16 @@ def test_the_database_is_away(project: Project) -> None:
     assert saver.engine.call(head) == "1"
     saver.close()
     project.postgrest.reconnect()
+
+
+def test_another_service_there(project: Project) -> None:
+    """Final: it answers, and this was not the URL."""
+    project.faults.order("{}", times=1000)
+    saver = CheckpointSaver(open_service(project), retry=PATIENT)
+    with pytest.raises(BackendError, match="URL of a Supabase project") as told:
+        saver.get_tuple(place())
+    assert not isinstance(told.value, BackendUnavailable)
+    saver.close()
 
 
 def test_no_project_there() -> None:

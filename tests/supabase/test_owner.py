@@ -8,13 +8,16 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from charm_checkpoint.backend import Scan, ThreadQuery
 from charm_checkpoint.errors import BackendError, BackendReadOnly
 from charm_checkpoint.replica.store import default_path
 from charm_checkpoint.testing.rows import chain, head, pending, put
+from charm_memory_postgres import wire
 from charm_memory_supabase import SupabaseBackend
 from tests.supabase.conftest import Project
 from tests.supabase.gateway import ANON_KEY
@@ -146,6 +149,49 @@ def test_what_a_server_begins_can_be_given(
     assert len(alice.scan(Scan()).entries) == 3
 
 
+@pytest.fixture
+def writing(project: Project, service: SupabaseBackend) -> Iterator[psycopg.Connection]:
+    """A server in the middle of a write, to a thread that has a step."""
+    service.write([put("1", metadata=b'{"topic":"trip"}')])
+    with project.connect() as writer:
+        writer.execute("BEGIN")
+        # Beside: it does not meet whoever gives the thread away at the thread's row, too.
+        message = wire.encode([put("2", "1", on_conflict="beside")], None)
+        writer.execute("SELECT charm.charm_write_v1(%s::jsonb, %b)", message)
+        yield writer
+
+
+def test_a_thread_that_is_written_is_given_after_that(
+    project: Project, alice: SupabaseBackend, writing: psycopg.Connection
+) -> None:
+    give = "SELECT charm.charm_give_v1(%s, %s)"
+    with project.connect("postgres") as owner, ThreadPoolExecutor(1) as pool:
+        giving = pool.submit(owner.execute, give, ("thread", ALICE))
+        waiting = "SELECT FROM pg_locks WHERE NOT granted"
+        while not writing.execute(waiting).rowcount:
+            assert not giving.done(), giving.result()
+        writing.execute("COMMIT")
+        assert giving.result().fetchone() == (True,)
+        assert owner.execute(give, ("nowhere", ALICE)).fetchone() == (False,)
+        assert len(alice.scan(Scan()).entries) == 2
+        assert threads(alice, labels={"topic": "trip"}) == ["thread"]
+        owner.execute(give, ("thread", None))
+        assert (threads(alice), scanned(alice)) == ([], set())
+
+
+def test_a_thread_that_is_written_is_not_given_by_hand(
+    project: Project, alice: SupabaseBackend, writing: psycopg.Connection
+) -> None:
+    """What is added meanwhile would not go along. A moment later it would."""
+    give = "UPDATE charm.charm_threads SET owner = %s"
+    with project.connect("postgres") as owner:
+        with pytest.raises(psycopg.errors.LockNotAvailable, match="charm_give_v1"):
+            owner.execute(give, (ALICE,))
+        writing.execute("COMMIT")
+        owner.execute(give, (ALICE,))
+    assert len(alice.scan(Scan()).entries) == 2
+
+
 def test_a_copy_is_its_owner_s(service: SupabaseBackend, alice: SupabaseBackend) -> None:
     chain(alice, "1")
     service.copy("thread", "copy", at=2.0)
@@ -161,6 +207,7 @@ def test_replicas_of_two_users_of_a_device_are_apart(project: Project) -> None:
         open_as(project, user(BOB)),
         open_as(project, lambda: user("carol")),
     ):
+        made.settle_name(list)
         names.add(default_path(made.name))
         made.close()
     assert len(names) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import pytest
 from langgraph.channels import DeltaChannel
@@ -13,6 +14,7 @@ from langgraph.types import Command, interrupt
 from typing_extensions import TypedDict
 
 from charm_checkpoint.backend import ThreadQuery
+from charm_checkpoint.errors import BackendReadOnly
 from charm_checkpoint.store import CheckpointStore
 from charm_checkpoint.testing.colours import place
 from charm_checkpoint.testing.rows import contents
@@ -129,3 +131,36 @@ def test_a_projects_postgres_url_is_taken_too(
     with SupabaseMemory({"url": project.postgres_url}) as store:
         assert [m["content"] for m in store.load_messages("talk")] == ["one"]
         assert store.get_langgraph_checkpointer().engine.backend.name.startswith("postgresql://")
+
+
+@pytest.fixture
+def role(project: Project) -> Iterator[str]:
+    """One that an operator made for a program, with no rights yet."""
+    name = "a program"
+    with project.connect() as admin:
+        admin.execute(f'CREATE ROLE "{name}" LOGIN')
+        yield name
+        admin.execute(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"'.encode())
+
+
+RIGHTS = """
+GRANT USAGE ON SCHEMA charm TO "a program";
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA charm TO "a program";
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA charm TO "a program";
+"""
+
+
+def test_a_role_that_would_see_nothing_is_told_so(
+    project: Project, over_https: CheckpointStore, role: str
+) -> None:
+    """Row level security hides rows without a word; an agent would begin every thread anew."""
+    over_https.save_messages("talk", [{"role": "user", "content": "one"}])
+    url = project.server.url(project.database, role=quote(role))
+    with SupabaseMemory({"url": url}) as store, project.connect() as admin:
+        with pytest.raises(BackendReadOnly, match="permission denied for schema charm"):
+            store.load_messages("talk")
+        admin.execute(RIGHTS.encode())
+        with pytest.raises(BackendReadOnly, match=r"'a program' would find no thread.*BYPASSRLS"):
+            store.load_messages("talk")
+        admin.execute('ALTER ROLE "a program" BYPASSRLS')
+        assert len(store.load_messages("talk")) == 1

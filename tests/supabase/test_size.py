@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from charm_checkpoint.backend import PutCheckpoint, Scan, ThreadQuery
+from charm_checkpoint.backend import PutCheckpoint, Scan, ThreadQuery, Unit
 from charm_checkpoint.errors import BackendUnavailable
 from charm_checkpoint.testing.rows import (
     blob,
+    contents,
     head,
     ids,
     pending,
@@ -20,11 +21,10 @@ from charm_checkpoint.testing.rows import (
     store,
     write,
 )
+from charm_memory_postgres import PostgresBackend
 from charm_memory_supabase import SupabaseBackend
 from tests.supabase.conftest import Project
-from tests.supabase.support import (
-    open_service,
-)
+from tests.supabase.support import function_of, open_service
 
 # -- long answers, and long calls --------------------------------------------------------------------------------------
 
@@ -97,28 +97,57 @@ def test_a_single_step_above_the_bound(project: Project) -> None:
     assert head(backend) == "3"
 
 
+def long_run(thread: str) -> list[Unit]:
+    """Steps of a graph with a subgraph: a list that grows, a value that stays, and pending writes."""
+    chance = random.Random(5)
+    said, units = b"", []
+    for n in range(6):
+        said += chance.randbytes(700)
+        kept = [blob("kept", data=b"value" * 50)] if n == 0 else []
+        step, before = f"{n:02}", f"{n - 1:02}" if n else None
+        units += [
+            put(
+                step,
+                before,
+                blob("said", f"{n}", said),
+                *kept,
+                thread=thread,
+                versions={"kept": "1"},
+            ),
+            put(step, before, blob("c", f"{n}"), thread=thread, namespace="sub:1", root=step),
+            pending(step, write(data=chance.randbytes(300)), thread=thread),
+        ]
+    return units
+
+
 @pytest.mark.parametrize("fault", ["before", "after"])
-def test_a_big_batch_of_which_a_request_is_lost(fault: Any, project: Project) -> None:
-    """Part of it is there; repeated, each unit is there once."""
-    backend, units = open_service(project, max_request=100_000), big_batch()
-    backend.setup()
-    original, calls = project.faults.take, 0
-
-    def second(function: str | None) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            project.faults.order(fault)
-        return original(function)
-
-    project.faults.take = second  # type: ignore[method-assign]
-    try:
+def test_a_batch_that_breaks_off_anywhere(fault: Any, project: Project) -> None:
+    """Between any two of its requests each head stands on all it needs; repeated, all is there once."""
+    function = function_of(project, "write")
+    reader = PostgresBackend(project.postgres_url, schema="charm", migrate="check")
+    project.opened.callback(reader.close)
+    project.gateway.calls.clear()
+    open_service(project, max_request=2500).write(long_run("whole"))
+    requests = sum(call.function == function for call in project.gateway.calls)
+    assert requests > 6
+    whole = contents(reader, "whole")
+    for cut in range(requests):
+        thread = f"cut at {cut}"
+        backend = open_service(project, max_request=2500)
+        project.faults.order(fault, function, after=cut)
         with pytest.raises(BackendUnavailable):
-            backend.write(units)
-    finally:
-        del project.faults.take
-    assert 0 < len(ids(backend)) < 40
-    assert head(backend) == ids(backend)[0]
-    assert statuses(backend.write(units)) == ["stored"] * 40
-    assert len(ids(backend)) == 40
-    assert head(backend) == "39"
+            backend.write(long_run(thread))
+        found = contents(reader, thread)
+        assert (len(found) > 0) == (cut + (fault == "after") > 0)
+        for namespace in {namespace for namespace, _ in found}:
+            newest = head(reader, thread, namespace)
+            steps = sorted(step for each, step in found if each == namespace)
+            assert newest == steps[-1], "a head that is not there, or was left behind"
+            assert steps == [f"{n:02}" for n in range(len(steps))], "something it grew from is not"
+            for step in steps:
+                # All but pending writes, which come behind.
+                assert found[namespace, step][:2] == whole[namespace, step][:2]
+                assert ("", step) in found
+        assert set(statuses(backend.write(long_run(thread)))) == {"stored"}
+        assert contents(reader, thread) == whole
+        assert [head(reader, thread, each) for each in ("", "sub:1")] == ["05", "05"]

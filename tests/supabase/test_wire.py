@@ -21,7 +21,7 @@ from charm_checkpoint.errors import (
 )
 from charm_memory_postgres.wire import VERSION
 from charm_memory_supabase import SupabaseMemory
-from charm_memory_supabase.errors import BaseLost, Refusal, TooSlow, translate
+from charm_memory_supabase.errors import BaseLost, Refusal, TooSlow, is_expired, translate
 from charm_memory_supabase.packing import pack
 from charm_memory_supabase.schema import FUNCTIONS
 from tests.supabase.conftest import Project
@@ -107,7 +107,9 @@ REFUSALS: list[tuple[int, str, type[BackendError], str]] = [
     (540, "", BackendUnavailable, "540"),
     (413, "", BackendError, "max_request"),
     (404, "", BackendError, "URL"),
-    (301, "", BackendError, "URL"),
+    (403, "", BackendError, "403"),
+    (301, "", BackendUnavailable, "URL"),
+    (300, "PGRST203", BackendError, "PGRST203"),
     (400, "22P05", BackendError, "22P05"),
     (500, "XX001", BackendCorrupt, "XX001"),
 ]
@@ -119,8 +121,27 @@ def test_what_an_answer_means(status: int, code: str, kind: type[BackendError], 
     assert type(error) is kind
     assert told in str(error)
     assert "https://x.supabase.co" in str(error)
-    if kind is BackendUnavailable:
+    if kind is BackendUnavailable and status >= 400:
         assert error.retry_after == 7.0
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (200, BackendUnavailable),
+        (302, BackendUnavailable),
+        (401, BackendUnavailable),
+        (403, BackendUnavailable),
+        (404, BackendUnavailable),
+        (511, BackendUnavailable),
+        (413, BackendError),
+    ],
+)
+def test_what_a_page_means(status: int, kind: type[BackendError]) -> None:
+    """It is not the project's: that one is away. What stands before the project refuses large requests like this."""
+    refusal = Refusal(status, "", "", is_json=False)
+    assert type(translate(refusal, "https://x.supabase.co")) is kind
+    assert not is_expired(refusal)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from charm_checkpoint.backend import (
@@ -21,12 +21,14 @@ from charm_checkpoint.backend import (
 from charm_checkpoint.errors import (
     BackendError,
     BackendReadOnly,
+    BackendUnavailable,
     ThreadExistsError,
     ThreadNotFoundError,
 )
 from charm_memory_postgres import wire
 from charm_memory_postgres.bases import Bases
-from charm_memory_supabase.client import Project, Token
+from charm_memory_supabase.bearer import Bearer, Token
+from charm_memory_supabase.client import Project
 from charm_memory_supabase.errors import TO_RUN, BaseLost, TooSlow
 from charm_memory_supabase.packing import pack
 from charm_memory_supabase.schema import FUNCTIONS
@@ -67,8 +69,11 @@ class SupabaseBackend:
         max_request: int = MAX_REQUEST,
         pool_size: int = 10,
     ) -> None:
+        url = url.rstrip("/")
+        self._bearer = Bearer(url, access_token, owner)
+        acts_for = owner if access_token is None else None
         self._project = Project(
-            url, key, access_token, owner=owner, timeout=timeout, size=pool_size
+            url, key, self._bearer, acts_for=acts_for, timeout=timeout, size=pool_size
         )
         self._max_request = max_request
         # Some connections are left for readers.
@@ -77,13 +82,29 @@ class SupabaseBackend:
 
     @property
     def name(self) -> str:
-        """Where and whose: a replica keeps the threads of each user apart by it.
+        """Where, and whose as far as that is known: replicas of two users are two."""
+        user = self._bearer.owner
+        return self._project.url if user is None else f"{self._project.url} ({user})"
+
+    def settle_name(self, names: Callable[[], Iterable[str]]) -> None:
+        """Know whose threads are meant: of the user whose token it is, or who has the only replica of this project.
 
         Raises:
-            BackendError: There is no access token to be had, so that it is not known whose.
+            BackendUnavailable: There is no token to be had, nor one such replica.
+            BackendError: Nobody is signed in, or somebody else.
         """
-        user = self._project.user
-        return self._project.url if user is None else f"{self._project.url} ({user})"
+        if self._bearer.owner is not None:
+            return
+        try:
+            self._bearer.token()
+        except BackendUnavailable as error:
+            prefix = f"{self._project.url} ("
+            users = {n[len(prefix) : -1] for n in names() if n.startswith(prefix)}
+            if len(users) != 1:
+                raise BackendUnavailable(
+                    f"{error}; whose replica is to be opened is not known without one, unless owner says it"
+                ) from error
+            self._bearer.owner = users.pop()
 
     def setup(self) -> None:
         """Check that the migration is there; nothing is made over HTTPS."""
@@ -132,7 +153,11 @@ class SupabaseBackend:
 
     def about(self) -> dict[str, Any]:
         """What the migration says of itself: its release, who asks, and what stands open."""
-        told: dict[str, Any] = self._call("about", {})
+        told = self._call("about", {})
+        if not isinstance(told, dict) or "tables" not in told:
+            raise BackendError(
+                f"{self._project.url}: what answered is not the migration. Is this the URL of a Supabase project?"
+            )
         return told
 
     # -- writing ---------------------------------------------------------------------------------------------------

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import ssl
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
@@ -18,19 +16,12 @@ from postgrest.exceptions import APIError
 from supabase import Client, ClientOptions, create_client
 
 from charm_checkpoint.config import mask
-from charm_checkpoint.errors import (
-    BackendError,
-    BackendUnavailable,
-    CheckpointStoreError,
-    ConfigError,
-)
+from charm_checkpoint.errors import BackendError, BackendUnavailable, ConfigError
 from charm_checkpoint.forks import ForkAware
+from charm_memory_supabase.bearer import Bearer
 from charm_memory_supabase.errors import Refusal, is_expired, translate
 
-__all__ = ["Project", "Token"]
-
-Token = str | Callable[[], str]
-"""Who asks: a user's access token, or what returns a fresh one."""
+__all__ = ["Project"]
 
 # Seconds that an idle connection is kept: less than what stands before a project keeps it.
 _KEEP = 50.0
@@ -47,8 +38,8 @@ class Project(ForkAware):
     Args:
         url: Where it is, `https://…`.
         key: The project's.
-        token: Who asks; `None` for whom the key stands for.
-        owner: With a token: the user it has to be of. With the service key alone: the user to act as.
+        bearer: Whose tokens are shown beside the key.
+        acts_for: With the service key: the user to act as.
         timeout: Seconds to wait for an answer.
         size: Connections at most.
     """
@@ -57,21 +48,20 @@ class Project(ForkAware):
         self,
         url: str,
         key: str,
-        token: Token | None,
+        bearer: Bearer,
         *,
-        owner: str | None,
+        acts_for: str | None,
         timeout: float,
         size: int,
     ) -> None:
         super().__init__()
-        self.url = url.rstrip("/")
+        self.url = url
         self._key = key
-        self._token = token
+        self._bearer = bearer
+        self._acts_for = acts_for
         self._timeout = timeout
         self._size = size
-        self._used: str | None = None
-        self._owner = owner
-        self._acts_for = owner if token is None else None
+        self._closings = 0
         self._http: httpx.Client | None = None
         self._reset()
 
@@ -79,6 +69,7 @@ class Project(ForkAware):
         self._lock = threading.Lock()
         self._answer = threading.local()
         self._client: Client | None = None
+        self._shown: str | None = None
 
     def after_fork_in_child(self) -> None:
         if self._http is not None:
@@ -87,17 +78,10 @@ class Project(ForkAware):
             self._http = None
         self._reset()
 
-    @property
-    def user(self) -> str | None:
-        """Whose threads are meant, as far as that is known; `None` for a key that sees all."""
-        if self._owner is None and self._token is not None:
-            with self._lock:
-                self._take_token()
-        return self._owner
-
     def close(self) -> None:
-        """Close what is open; the next call opens anew."""
+        """Close what is open, and end calls that are under way; the next call opens anew."""
         with self._lock:
+            self._closings += 1
             http, self._http, self._client = self._http, None, None
         if http is not None:
             self._closer.detach()
@@ -112,22 +96,23 @@ class Project(ForkAware):
         """
         if self._acts_for is not None:
             request = {**request, "owner": self._acts_for}
-        client, used = self._opened()
+        closings = self._closings
+        token = self._bearer.token()
         try:
-            return self._ask(client, function, request)
+            return self._ask(closings, token, function, request)
         except APIError as error:
             refusal = self._refusal(error)
-            if not is_expired(refusal) or not callable(self._token):
+            another = self._bearer.token(refused=token) if is_expired(refusal) else token
+            if another == token:
                 raise translate(refusal, self.url) from error
-        self._refresh(client, used)
         try:
-            return self._ask(client, function, request)
+            return self._ask(closings, another, function, request)
         except APIError as error:
             raise translate(self._refusal(error), self.url) from error
 
     def exposed(self, tables: dict[str, tuple[str, ...]]) -> Iterator[str]:
         """Tell which of some tables, by schema, the REST interface reads for whoever asks."""
-        client, _ = self._opened()
+        client = self._opened(self._closings, self._bearer.token())
         assert self._http is not None
         for schema, names in tables.items():
             headers = {**client.postgrest.headers, "Accept-Profile": schema}
@@ -136,10 +121,11 @@ class Project(ForkAware):
                     answer = self._http.head(f"{self.url}/rest/v1/{name}", headers=headers)
                 except httpx.HTTPError as error:
                     raise self._lost(error) from error
-                if answer.is_success:
+                if answer.is_success and self._answer.is_json:
                     yield f"{schema}.{name}"
 
-    def _ask(self, client: Client, function: str, request: dict[str, Any]) -> Any:
+    def _ask(self, closings: int, token: str | None, function: str, request: dict[str, Any]) -> Any:
+        client = self._opened(closings, token)
         try:
             answered = client.rpc(function, {"request": request}).execute().data
         except httpx.HTTPError as error:
@@ -151,16 +137,20 @@ class Project(ForkAware):
         except RuntimeError as error:
             if not client.postgrest.session.is_closed:
                 raise
-            raise BackendUnavailable(f"{self.url}: the store was closed meanwhile") from error
+            raise self._closed() from error
         if not self._answer.is_json:
-            # Something on the way, such as a hotel's sign-in page, answered in the project's place.
-            raise BackendUnavailable(f"{self.url}: what answered is not the project")
+            raise translate(Refusal(self._answer.status, "", "", is_json=False), self.url)
         return answered
 
-    def _lost(self, error: httpx.HTTPError) -> BackendError:
+    def _lost(self, error: httpx.HTTPError) -> BackendUnavailable:
         told = f"{type(error).__name__} {self._masked(str(error))}".strip()
-        if isinstance(error.__context__, ssl.SSLCertVerificationError) or "CERTIFICATE" in told:
-            return BackendError(f"{self.url} is not who it says it is ({told})")
+        if "CERTIFICATE_VERIFY" in told:
+            # Final for a project, and passing where a sign-in page stands in its place: who works offline goes on.
+            return BackendUnavailable(
+                f"{self.url}: what answered has no certificate of the project that this device trusts; nothing was "
+                f"sent ({told}). Does this network want somebody to sign in first? Is this device's clock right? The "
+                "certificates of a proxy or a project of your own are taken from $SSL_CERT_FILE"
+            )
         return BackendUnavailable(f"{self.url} cannot be reached ({told})")
 
     def _refusal(self, error: APIError) -> Refusal:
@@ -169,20 +159,29 @@ class Project(ForkAware):
         # The client makes up a code and a text where the answer was none of PostgREST's, and its details are a page.
         message = str(error.message or "") or (str(error.details or "") if code else "")
         code = "" if code == str(answer.status) else code
-        return Refusal(answer.status, code, self._masked(message), answer.retry_after)
+        return Refusal(
+            answer.status, code, self._masked(message), answer.retry_after, answer.is_json
+        )
 
     def _masked(self, text: str) -> str:
-        return str(mask(text, {"key": self._key, "access_token": self._used}))
+        return str(mask(text, {"key": self._key, "access_token": self._bearer.kept}))
+
+    def _closed(self) -> BackendUnavailable:
+        return BackendUnavailable(f"{self.url}: the store was closed meanwhile")
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
-    def _opened(self) -> tuple[Client, str | None]:
-        """The client, and the token that it shows."""
+    def _opened(self, closings: int, token: str | None) -> Client:
+        """The client, showing a token, for a call that began after so many closings."""
         with self._lock:
+            if closings != self._closings:
+                raise self._closed()
             if self._client is None:
-                self._take_token()
                 self._client = self._open()
-            return self._client, self._used
+            if token != self._shown:
+                self._client.postgrest.auth(token)
+                self._shown = token
+            return self._client
 
     def _open(self) -> Client:
         limits = httpx.Limits(
@@ -205,44 +204,12 @@ class Project(ForkAware):
             raise ConfigError(
                 f"{self.url}: the client refused the URL or the key ({told})"
             ) from None
-        if self._used is not None:
-            client.postgrest.auth(self._used)
         self._http = http
+        self._shown = None
         # Whoever forgets to close leaves no open sockets behind. At exit others may still have to write.
         self._closer = weakref.finalize(self, http.close)
         self._closer.atexit = False
         return client
-
-    def _refresh(self, client: Client, used: str | None) -> None:
-        """Take another token, unless another thread just did."""
-        with self._lock:
-            if self._used == used:
-                self._used = None
-                self._take_token()
-                assert self._used is not None
-                client.postgrest.auth(self._used)
-
-    def _take_token(self) -> None:
-        """Have a token, if there is to be one. Holds the lock."""
-        if self._used is not None or self._token is None:
-            return
-        try:
-            token: object = self._token() if callable(self._token) else self._token
-        except Exception as error:
-            # To get a fresh one takes a network, mostly. Who is signed out says so by an error of this project's.
-            kind = BackendError if isinstance(error, CheckpointStoreError) else BackendUnavailable
-            raise kind(f"{self.url}: access_token has failed to return one") from error
-        token = token.strip() if isinstance(token, str) else ""
-        if not token.isascii() or len(token.split()) != 1:
-            raise BackendError(f"{self.url}: access_token is to return a token")
-        user = _subject(token)
-        if self._owner is not None and user is not None and user != self._owner:
-            raise BackendError(
-                f"{self.url}: the access token is of another user than this store was opened for; open one for each"
-            )
-        if self._owner is None:
-            self._owner = user
-        self._used = token
 
     def _note(self, response: httpx.Response) -> None:
         """Remember for this thread what the client does not hand on."""
@@ -256,16 +223,6 @@ class Project(ForkAware):
 def _trusted() -> ssl.SSLContext:
     """Whom this machine trusts: 25 ms to read, so once for all stores of a process."""
     return httpx.create_ssl_context()
-
-
-def _subject(token: str) -> str | None:
-    """The user of a token; the project looks at whether it is a good one."""
-    try:
-        claims = token.split(".")[1]
-        said = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
-        return str(said["sub"])
-    except (ValueError, LookupError, TypeError):
-        return None
 
 
 def _seconds(retry_after: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from psycopg import sql
+
 from charm_checkpoint.errors import BackendReadOnly
 from charm_memory_postgres.backend import PostgresBackend
 from charm_memory_supabase.errors import TO_RUN
@@ -16,6 +18,18 @@ class DirectBackend(PostgresBackend):
         super().__init__(url, schema=schema, pool_size=pool_size, timeout=timeout, migrate="check")
 
     def setup(self) -> None:
+        """Check that the migration is there, and that this role is not one that row level security hides it from."""
+        table = sql.Identifier(self._schema, "charm_threads").as_string()
+        with self._connections.lend() as connection:
+            row = connection.execute(
+                "SELECT current_user WHERE row_security_active(to_regclass(%s))", (table,)
+            ).fetchone()
+        if row:
+            raise BackendReadOnly(
+                f"{self.name}: the role {row[0]!r} would find no thread, whatever is there, since row level security "
+                "applies to it. Connect as the owner of the tables (postgres), give the role BYPASSRLS, or go over "
+                "HTTPS with a user's access_token"
+            )
         try:
             super().setup()
         except BackendReadOnly as error:

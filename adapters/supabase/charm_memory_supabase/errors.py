@@ -28,6 +28,7 @@ _PASSING = (408, 425, 429)
 _BAD_TOKEN = ("PGRST301", "PGRST302", "PGRST303")
 # No such function, or schema; or not what it calls.
 _NOT_MADE = ("PGRST202", "PGRST106", "42883", "42P01", "3F000")
+_TOO_LARGE = 413
 _LONGEST = 300
 
 
@@ -50,21 +51,30 @@ class Refusal(NamedTuple):
     """Without secrets."""
     retry_after: float = 0.0
     """Seconds for which the project wants to be left alone."""
+    is_json: bool = True
+    """Else it is a page: something on the way answered in the project's place."""
 
 
 def is_expired(refusal: Refusal) -> bool:
     """Whether another token might be taken."""
-    return refusal.status == 401 and refusal.code in ("", *_BAD_TOKEN)
+    return refusal.status == 401 and refusal.is_json and refusal.code in ("", *_BAD_TOKEN)
 
 
 def translate(refusal: Refusal, name: str) -> BackendError:
     """Make this project's error of what the project at `name` said."""
-    status, code, message, retry_after = refusal
+    status, code, message, retry_after, is_json = refusal
     message = " ".join(message.split())
     if len(message) > _LONGEST:
         message = f"{message[:_LONGEST]}…"
     said = f"{code or status}: {message}"
     is_state = len(code) == 5
+    is_passing = status in _PASSING or (status >= 500 and not is_state)
+    is_redirect = 300 <= status < 400 and not code
+    if (is_redirect or not is_json) and not is_passing and status != _TOO_LARGE:
+        return BackendUnavailable(
+            f"{name}: what answered is not the project (status {status}). Does this network want somebody to sign in "
+            "first? Or is this not the URL of a Supabase project?"
+        )
     if code == _NOT_THE_BASE:
         return BaseLost(f"{name}: {said}")
     if code == _SOMEBODY_ELSES:
@@ -83,14 +93,14 @@ def translate(refusal: Refusal, name: str) -> BackendError:
             f"{name} does not let whoever asks do that ({said}): sign the user in and give the access_token, or use "
             "the service key; if rights were changed by hand, run again what `charm-checkpoint sql supabase` prints"
         )
-    if status == 413:
+    if status == _TOO_LARGE:
         return BackendError(
             f"{name} takes no request as large as this one ({said}); lower max_request, or store less in one step"
         )
     if code == "57014":
         return TooSlow(f"{name} took longer than its statement_timeout allows ({said})")
     kind = error_of(code) if is_state else BackendError
-    if status in _PASSING or (status >= 500 and not is_state):
+    if is_passing:
         kind = BackendUnavailable
     elif not is_state:
         return BackendError(f"{name}: {said}. Is this the URL of a Supabase project?")

@@ -16,7 +16,7 @@ from charm_checkpoint.store import CheckpointStore
 from charm_memory_supabase.schema import SCHEMA, script
 
 if TYPE_CHECKING:
-    from charm_memory_supabase.client import Token
+    from charm_memory_supabase.bearer import Token
 
 __all__ = ["KEYS", "URLS", "SupabaseMemory"]
 

@@ -44,19 +44,34 @@ CREATE OR REPLACE TRIGGER charm_owned BEFORE INSERT ON charm_checkpoints
 CREATE OR REPLACE TRIGGER charm_owned BEFORE INSERT ON charm_labels
     FOR EACH ROW EXECUTE FUNCTION charm_owned();
 
--- An operator gives a thread to somebody by updating its owner.
+-- What is found by the owner follows it. Whoever updates has locked the thread's row before this locks the thread, the other
+-- way round than whoever writes; so it fails after a moment, rather than miss what a write under way adds.
 CREATE OR REPLACE FUNCTION charm_given() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
 BEGIN
+    PERFORM charm_lock_v1(NEW.thread_id);
     UPDATE charm_checkpoints SET owner = NEW.owner WHERE thread_id = NEW.thread_id;
     UPDATE charm_labels l SET owner = NEW.owner FROM jsonb_each(NEW.labels) e
     WHERE l.label = charm_label_v1(e.key, e.value) AND l.updated_at = NEW.updated_at AND l.thread_id = NEW.thread_id;
     RETURN NULL;
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION 'thread % is being written', NEW.thread_id
+    USING ERRCODE = 'lock_not_available', HINT = 'charm_give_v1(thread, owner) waits for it.';
 END
 $$;
 
 CREATE OR REPLACE TRIGGER charm_given AFTER UPDATE OF owner ON charm_threads
-    FOR EACH ROW EXECUTE FUNCTION charm_given();
+    FOR EACH ROW WHEN (OLD.owner IS DISTINCT FROM NEW.owner) EXECUTE FUNCTION charm_given();
+
+-- An operator gives a thread to somebody. False if there is none.
+CREATE OR REPLACE FUNCTION charm_give_v1(thread text, to_owner text) RETURNS boolean
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM charm_lock_v1(thread);
+    UPDATE charm_threads SET owner = to_owner WHERE thread_id = thread;
+    RETURN FOUND;
+END
+$$;
 
 -- Makes threads that are not there the caller's. Refuses one that is somebody else's, or nobody's.
 CREATE OR REPLACE FUNCTION charm_claim_v1(threads text[]) RETURNS void

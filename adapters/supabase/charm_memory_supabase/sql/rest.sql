@@ -179,7 +179,7 @@ BEGIN
     PERFORM charm_as_v1(request);
     RETURN json_build_object(
         'tables', (SELECT max(v) FROM charm_migrations),
-        'functions', 1,
+        'functions', 2,
         'schema', current_schema,
         'role', current_user,
         'user', charm_user_v1(),
