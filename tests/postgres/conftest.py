@@ -13,7 +13,7 @@ import pytest
 from charm_memory_postgres import PostgresBackend
 from tests.postgres.server import Server, installations
 
-OUR_TABLES = ("charm_checkpoints", "charm_heads", "charm_threads", "charm_labels")
+OUR_TABLES = ("charm_checkpoints", "charm_heads", "charm_threads", "charm_labels", "charm_packed")
 
 _numbers = count()
 
@@ -62,6 +62,15 @@ def database(admin_url: str, shared_database: psycopg.Connection) -> str:
     """The URL of a database that has the tables with nothing in them."""
     empty(shared_database)
     return in_database(admin_url, shared_database.info.dbname)
+
+
+@pytest.fixture
+def packer(database: str) -> Iterator[PostgresBackend]:
+    """A backend whose `compact` leaves only the newest checkpoint whole."""
+    opened = PostgresBackend(database, pack_after=1)
+    opened.setup()
+    yield opened
+    opened.close()
 
 
 def empty(connection: psycopg.Connection) -> None:

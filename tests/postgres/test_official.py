@@ -124,8 +124,13 @@ def test_leaving_for_good(database: str, empty_database: str) -> None:
     """What the README says leaves nothing but LangGraph's tables."""
     readme = Path(charm_memory_postgres.__file__).parents[1] / "README.md"
     [leaving] = re.findall(r"```sql\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
-    saver = CheckpointSaver(PostgresBackend(empty_database))
-    chat(saver).invoke(turn("hi"), place())
+    backend = PostgresBackend(empty_database, pack_after=1)
+    saver = CheckpointSaver(backend)
+    for text in ("hi", "long " * 1000, "later"):
+        chat(saver).invoke(turn(text), place())
+    before = [t.checkpoint["channel_values"] for t in saver.list(place())]
+    done = backend.compact()
+    assert done.after < done.before
     saver.close()
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute(leaving.encode())
@@ -137,6 +142,7 @@ def test_leaving_for_good(database: str, empty_database: str) -> None:
         assert left.fetchall() == []
     with _Official(empty_database) as official:
         official.setup()
+        assert [t.checkpoint["channel_values"] for t in official.list(place())] == before
         assert chat(official).invoke(turn("again"), place())["items"][:2] == ["hi", "said hi"]
         official.delete_thread("thread")
 

@@ -19,9 +19,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 from charm_checkpoint.saver import CheckpointSaver
 from charm_checkpoint.testing.colours import Driver
 from charm_checkpoint.testing.graphs import _view
-from charm_checkpoint.testing.rows import head, put, store
+from charm_checkpoint.testing.rows import THREAD, contents, head, put, store
 from charm_checkpoint.testing.scenarios import SCENARIOS, chat, turn
 from charm_memory_postgres import PostgresBackend
+from tests.postgres.packed import Talk
 from tests.postgres.server import Server, _die_with_parent, _free_port, _unprivileged
 
 
@@ -131,3 +132,15 @@ def test_many_threads_of_one_process(pooled: str) -> None:
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(run, range(16))) == [["a", "b", "c"]] * 16
     saver.close()
+
+
+def test_packing(pooled: str) -> None:
+    backend = PostgresBackend(pooled, pack_after=1)
+    backend.setup()
+    talk = Talk()
+    talk.go_on(backend, 10)
+    before = contents(backend, THREAD)
+    done = backend.compact()
+    assert done.after < done.before / 2
+    assert contents(backend, THREAD) == before
+    backend.close()

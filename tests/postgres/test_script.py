@@ -96,13 +96,18 @@ def test_a_role_that_was_let_in(psql: Path, roles: Roles, schema: str) -> None:
             store.load_messages("thread")
     feed(psql, roles.owner, printed("--schema", schema, "--role", roles.app_name))
     for migrate in ("check", "auto"):
-        with PostgresMemory({**config, "migrate": migrate}) as store:
+        with PostgresMemory({**config, "migrate": migrate, "pack_after": 1}) as store:
             saver = store.get_langgraph_checkpointer()
             assert chat(saver).invoke(turn("hi"), place())["items"] == ["hi", "said hi"]
             assert chat(saver).invoke(turn("again"), place())["items"][-1] == "said again"
             saver.copy_thread("thread", "copy")
             saver.prune(["copy"])
             assert {info.thread_id for info in store.threads()} == {"thread", "copy"}
+            chat(saver).invoke(turn("long " * 1000), place())
+            chat(saver).invoke(turn("longer"), place())
+            done = store.compact()
+            assert done.after < done.before
+            assert len(list(saver.list(place()))) == 16
             store.delete("copy")
             store.delete("thread")
     with psycopg.connect(roles.app, autocommit=True) as inside:

@@ -21,6 +21,7 @@ from charm_checkpoint.testing import (
 from charm_memory_postgres import PostgresBackend, backend, bases, steps
 from tests.postgres.conftest import database_with_tables, empty, in_database
 from tests.postgres.server import Server
+from tests.postgres.test_packed_histories import play
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,12 @@ def english_database(older_server: Server) -> Iterator[psycopg.Connection]:
 
 def test_its_order_of_text_is_not_that_of_bytes(english_database: psycopg.Connection) -> None:
     assert english_database.execute("SELECT 'a' < 'B'").fetchone() == (True,)
+
+
+def test_packing(older_server: Server, english_database: psycopg.Connection) -> None:
+    empty(english_database)
+    url = in_database(older_server.url(), english_database.info.dbname)
+    play(url, english_database, seed=3, acts=60)
 
 
 class Older:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from psycopg import errors, sql
 
 from charm_checkpoint.backend import (
     Ancestor,
+    Compacted,
     HeadMark,
     Outcome,
     Page,
@@ -22,7 +23,7 @@ from charm_checkpoint.backend import (
     Unit,
 )
 from charm_checkpoint.errors import ThreadExistsError, ThreadNotFoundError
-from charm_memory_postgres import wire
+from charm_memory_postgres import packing, wire
 from charm_memory_postgres.bases import Bases
 from charm_memory_postgres.connections import Connections
 from charm_memory_postgres.errors import NOT_THE_BASE
@@ -51,6 +52,7 @@ class PostgresBackend:
         answer_timeout: Seconds without a byte from the server after which it is taken to hang. What may take any time
             (making tables, `delete`, `copy`, `prune`) is waited for.
         migrate: `"auto"`, or `"check"` to alter nothing.
+        pack_after: How many of each namespace's newest checkpoints `compact` leaves whole.
 
     Raises:
         ConfigError: `url` is not valid.
@@ -65,6 +67,7 @@ class PostgresBackend:
         timeout: float = 10.0,
         answer_timeout: float = 60.0,
         migrate: str = "auto",
+        pack_after: int = packing.PACK_AFTER,
     ) -> None:
         self._connections = Connections(
             url, size=pool_size, timeout=timeout, patience=answer_timeout
@@ -77,6 +80,7 @@ class PostgresBackend:
         quoted = sql.Identifier(schema).as_string().replace("%", "%%")
         self._place = "public." if schema == "public" else f"{quoted}."  # said in each call
         self._migrate = migrate
+        self._pack_after = min(pack_after, 2**31 - 1)
 
     @property
     def name(self) -> str:
@@ -200,6 +204,41 @@ class PostgresBackend:
                 json.dumps(wire.doomed(drop)),
             )
         return int(went)
+
+    # -- room ------------------------------------------------------------------------------------------------------
+
+    def sizes(self, thread_id: str) -> Mapping[tuple[str, str], int]:
+        """By `(namespace, checkpoint_id)` the bytes stored for it, each value with the greatest id that has it."""
+        with self._connections.lend() as connection:
+            [told] = self._call(connection, "charm_sizes_v1(%s)", thread_id)
+        return {(namespace, checkpoint_id): size for namespace, checkpoint_id, size in told or ()}
+
+    def compact(self, *, pack: bool = True) -> Compacted:
+        """Pack the values that only old checkpoints have, which makes their room free for what comes.
+
+        Beside running agents: a thread's writers wait for some values to be packed, others for nothing. Packed values
+        are read here as before; other savers find them no more. The server keeps the room: only its `VACUUM FULL`
+        gives it back to the disk, for which everybody has to wait.
+
+        Args:
+            pack: If false nothing is done: room that deleting left is the server's to look after.
+        """
+        if not pack:
+            return Compacted(0, 0, None)
+        before, freed = packing.pack(self._ask, self._pack_after)
+        if freed:
+            with self._connections.lend(patient=True) as connection:
+                # Sooner than the server's own: what agents write meanwhile would need room beside what is free, and an
+                # index that is good enough for few rows would be used when there are many again.
+                for table in ("checkpoint_blobs", "charm_packed"):
+                    name = sql.Identifier(self._schema, table)
+                    connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(name))
+        return Compacted(before, before - freed, None)
+
+    def _ask(self, function: str, *arguments: Any) -> Any:
+        with self._connections.lend() as connection:
+            [told] = self._call(connection, function, *arguments)
+        return told
 
     def _call(self, connection: Any, function: str, *arguments: Any) -> Any:
         """The one row that a function answers."""

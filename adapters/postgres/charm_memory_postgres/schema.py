@@ -17,7 +17,7 @@ __all__ = ["MIGRATE", "VERSION", "prepare", "script", "statements"]
 
 MIGRATE = ("auto", "check")
 
-_FILES = ("tables", "listing", "foreign", "write", "read", "threads")
+_FILES = ("tables", "packing", "listing", "foreign", "write", "read", "threads")
 # LangGraph's migration that added the last column used here.
 _LANGGRAPH_VERSION = 9
 _LOCK = 0x4368726D  # "Chrm"
@@ -174,7 +174,7 @@ END
 GRANT USAGE ON SCHEMA {place} TO {who};
 GRANT SELECT ON checkpoint_migrations, charm_migrations TO {who};
 GRANT SELECT, INSERT, UPDATE, DELETE ON checkpoints, checkpoint_blobs, checkpoint_writes,
-    charm_checkpoints, charm_heads, charm_threads, charm_labels TO {who};
+    charm_checkpoints, charm_heads, charm_threads, charm_labels, charm_packed TO {who};
 DO {_literal(functions)};"""
 
 

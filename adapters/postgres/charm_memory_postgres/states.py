@@ -30,7 +30,7 @@ _PASSING = (
 )
 _FULL = ("53100", "53200", "53400", "54023")
 _READ_ONLY = ("25006", "42501")
-_CORRUPT = ("3F000", "42P01", "42703", "42883", "XX001", "XX002")
+_CORRUPT = ("3F000", "42P01", "42703", "42883", "XX001", "XX002", "CH003")
 
 
 def error_of(state: str) -> type[BackendError]:

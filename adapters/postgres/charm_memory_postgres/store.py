@@ -9,6 +9,7 @@ from charm_checkpoint.config import number
 from charm_checkpoint.errors import ConfigError
 from charm_checkpoint.store import CheckpointStore
 from charm_memory_postgres.backend import PostgresBackend
+from charm_memory_postgres.packing import PACK_AFTER
 from charm_memory_postgres.schema import MIGRATE, script
 
 if TYPE_CHECKING:
@@ -25,13 +26,16 @@ class PostgresMemory(CheckpointStore):
             `pool_size`: connections at most (10). `timeout`: seconds to wait for the server to take a connection, or
             for one of those there are (10). `answer_timeout`: seconds without a byte from the server after which it is
             taken to hang (60). `migrate`: `"auto"` makes and upgrades the tables, `"check"` never alters anything.
+            `pack_after`: how many of each namespace's newest checkpoints `compact` leaves whole (20).
             And what every `CheckpointStore` takes.
 
     Raises:
         ConfigError: The configuration is not valid. Nothing is connected to yet.
     """
 
-    options = frozenset({"url", "schema", "pool_size", "timeout", "answer_timeout", "migrate"})
+    options = frozenset(
+        {"url", "schema", "pool_size", "timeout", "answer_timeout", "migrate", "pack_after"}
+    )
 
     def open_backend(self) -> PostgresBackend:
         config = self.config
@@ -51,6 +55,7 @@ class PostgresMemory(CheckpointStore):
             timeout=number(config, "timeout", 10.0, least=0.1),
             answer_timeout=number(config, "answer_timeout", 60.0, least=0.1),
             migrate=migrate,
+            pack_after=int(number(config, "pack_after", PACK_AFTER, least=1)),
         )
 
     def source(self) -> Source:

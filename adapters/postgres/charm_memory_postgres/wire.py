@@ -53,7 +53,7 @@ __all__ = [
     "threads_asked",
 ]
 
-VERSION = 3
+VERSION = 4
 """Of the tables and functions, raised whenever a file in sql/ changes. A function keeps its answer under its version
 for good, so that releases before and after a change work side by side."""
 
@@ -425,7 +425,8 @@ def entries(
                 blob = held[channel].blob
             else:
                 blob = BlobRow(channel, version, type_, row.data or b"")
-                if bases is not None:
+                # Without an xid it is packed, and nothing can be sent as a change to it.
+                if bases is not None and xid is not None:
                     bases.remember(*place, blob, xid)
             key = (*place, channel, version)
             blobs[key] = blob

@@ -83,6 +83,7 @@ BEGIN
         UPDATE charm_heads
         SET checkpoint_id = next.checkpoint_id, device = next.device, moved_at = next.created_at
         WHERE thread_id = thread AND checkpoint_ns = ns;
+        PERFORM charm_make_whole_v1(thread, ns, ARRAY[next.checkpoint_id]);
     ELSE
         DELETE FROM charm_heads WHERE thread_id = thread AND checkpoint_ns = ns;
     END IF;
@@ -111,6 +112,7 @@ BEGIN
             SET body = NULL, metadata = NULL, labels = NULL, run_id = NEW.metadata ->> 'run_id', device = 'another saver'
             WHERE c.thread_id = NEW.thread_id AND c.checkpoint_ns = NEW.checkpoint_ns
             AND c.checkpoint_id = NEW.checkpoint_id;
+            PERFORM charm_make_whole_v1(NEW.thread_id, NEW.checkpoint_ns, ARRAY[NEW.checkpoint_id]);
             IF NEW.checkpoint_ns = '' THEN
                 UPDATE charm_threads t SET labels = charm_labels_of_v1(NEW.metadata)
                 FROM charm_heads h
@@ -127,6 +129,9 @@ BEGIN
         CASE WHEN NEW.checkpoint_ns <> '' THEN NEW.metadata -> 'parents' ->> '' END,
         'another saver', at
     ) ON CONFLICT DO NOTHING;
+    PERFORM charm_make_whole_v1(
+        NEW.thread_id, NEW.checkpoint_ns, ARRAY[NEW.parent_checkpoint_id, NEW.checkpoint_id]
+    );
     SELECT * INTO head FROM charm_heads h
     WHERE h.thread_id = NEW.thread_id AND h.checkpoint_ns = NEW.checkpoint_ns;
     -- Rows that are loaded in any order end with the greatest id as the head.
@@ -160,6 +165,7 @@ BEGIN
         DELETE FROM charm_checkpoints c
         WHERE c.thread_id = place.thread_id AND c.checkpoint_ns = place.checkpoint_ns
         AND place.gone ? c.checkpoint_id;
+        PERFORM charm_prune_packed_v1(place.thread_id, place.checkpoint_ns);
         PERFORM charm_move_head_off_v1(place.thread_id, place.checkpoint_ns, place.gone);
         UPDATE charm_threads t
         SET deleted_through = greatest(t.deleted_through, place.through),
@@ -184,6 +190,7 @@ BEGIN
     DELETE FROM charm_checkpoints;
     DELETE FROM charm_heads;
     DELETE FROM charm_threads;
+    DELETE FROM charm_packed;
     RETURN NULL;
 END
 $$;

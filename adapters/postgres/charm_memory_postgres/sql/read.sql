@@ -16,6 +16,28 @@ LANGUAGE sql IMMUTABLE AS $$
     WHERE (known ->> v.key = checkpoint -> 'channel_versions' ->> v.key) IS NOT TRUE
 $$;
 
+-- Of a checkpoint that is no head: each "blob" of these `versions` that is packed, less those that are `known`.
+CREATE OR REPLACE FUNCTION charm_packed_of_v1(thread text, ns text, versions jsonb, known jsonb)
+RETURNS TABLE (kind text, fact json, data bytea)
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM charm_packed p WHERE p.thread_id = thread AND p.checkpoint_ns = ns) THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+        SELECT 'blob', json_build_array(p.channel, p.version, p.type, NULL),
+            charm_unpacked_v1(thread, ns, p.channel, p.version)
+        FROM jsonb_each_text(versions) v CROSS JOIN LATERAL (
+            SELECT * FROM charm_packed p
+            WHERE p.thread_id = thread AND p.checkpoint_ns = ns AND p.channel = v.key AND p.version = v.value LIMIT 1
+        ) p
+        WHERE (known ->> v.key = v.value) IS NOT TRUE AND NOT EXISTS (
+            SELECT FROM checkpoint_blobs b
+            WHERE b.thread_id = thread AND b.checkpoint_ns = ns AND b.channel = v.key AND b.version = v.value
+        );
+END
+$$;
+
 -- Checkpoints by key, in the order of the keys, each with what belongs to it behind it: "metadata" as it was written,
 -- where that is not the same, every "blob" ([channel, version, type, xid]), and every "write" and, for old formats,
 -- "send" ([task_id, idx, channel, task_path, type]). The `xid` is of the transaction that stored it. Where `held` has
@@ -80,6 +102,9 @@ BEGIN
                 AND b.channel = v.key AND b.version = v.value AND b.type <> 'empty' LIMIT 1
             ) b
             WHERE (sent -> place ->> v.key = v.value) IS NOT TRUE;
+        IF id IS DISTINCT FROM step.head THEN
+            RETURN QUERY SELECT * FROM charm_packed_of_v1(thread, ns, step.checkpoint -> 'channel_versions', sent -> place);
+        END IF;
         RETURN QUERY
             SELECT 'write', json_build_array(w.task_id, w.idx, w.channel, w.task_path, w.type), w.blob
             FROM (
@@ -204,12 +229,18 @@ $$;
 -- How many bytes the values of a checkpoint have.
 CREATE OR REPLACE FUNCTION charm_size_v1(thread text, ns text, id text) RETURNS bigint
 LANGUAGE sql STABLE AS $$
-    SELECT sum(octet_length(b.blob))
+    SELECT sum(b.size)
     FROM checkpoints k
     CROSS JOIN jsonb_each_text(k.checkpoint -> 'channel_versions') v
     CROSS JOIN LATERAL (
-        SELECT b.blob FROM checkpoint_blobs b
-        WHERE b.thread_id = thread AND b.checkpoint_ns = ns AND b.channel = v.key AND b.version = v.value LIMIT 1
+        (
+            SELECT octet_length(b.blob) AS size FROM checkpoint_blobs b
+            WHERE b.thread_id = thread AND b.checkpoint_ns = ns AND b.channel = v.key AND b.version = v.value LIMIT 1
+        ) UNION ALL (
+            SELECT p.size FROM charm_packed p
+            WHERE p.thread_id = thread AND p.checkpoint_ns = ns AND p.channel = v.key AND p.version = v.value LIMIT 1
+        )
+        LIMIT 1
     ) b
     WHERE k.thread_id = thread AND k.checkpoint_ns = ns AND k.checkpoint_id = id
 $$;
@@ -279,6 +310,9 @@ DECLARE
     most_steps integer;
     seeded text[];
     piece record;
+    is_packed CONSTANT boolean := EXISTS (
+        SELECT FROM charm_packed p WHERE p.thread_id = thread AND p.checkpoint_ns = ns
+    );
 BEGIN
     kind := 'info';
     RETURN NEXT;
@@ -308,9 +342,16 @@ BEGIN
             SELECT c.channel, b.version, b.type, b.blob, ancestor.plain -> c.channel AS plain,
                 ancestor.versions ->> c.channel AS plain_version
             FROM unnest(channels) c (channel) LEFT JOIN LATERAL (
-                SELECT * FROM checkpoint_blobs b
-                WHERE b.thread_id = thread AND b.checkpoint_ns = ns AND b.channel = c.channel
-                AND b.version = ancestor.versions ->> c.channel AND b.type <> 'empty' LIMIT 1
+                (
+                    SELECT b.version, b.type, b.blob FROM checkpoint_blobs b
+                    WHERE b.thread_id = thread AND b.checkpoint_ns = ns AND b.channel = c.channel
+                    AND b.version = ancestor.versions ->> c.channel AND b.type <> 'empty' LIMIT 1
+                ) UNION ALL (
+                    SELECT p.version, p.type, charm_unpacked_v1(thread, ns, p.channel, p.version) FROM charm_packed p
+                    WHERE is_packed AND p.thread_id = thread AND p.checkpoint_ns = ns AND p.channel = c.channel
+                    AND p.version = ancestor.versions ->> c.channel LIMIT 1
+                )
+                LIMIT 1
             ) b ON true
             WHERE b.type IS NOT NULL OR jsonb_typeof(ancestor.plain -> c.channel) <> 'null'
         LOOP
@@ -336,4 +377,37 @@ BEGIN
         EXIT WHEN steps > most_steps;
     END LOOP;
 END
+$$;
+
+-- By [namespace, id, bytes] what is stored for each checkpoint of a thread: each value once, with the greatest id that has
+-- it.
+CREATE OR REPLACE FUNCTION charm_sizes_v1(thread text) RETURNS json
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+    WITH steps AS MATERIALIZED (
+        SELECT k.checkpoint_ns AS ns, k.checkpoint_id COLLATE "C" AS id, k.checkpoint -> 'channel_versions' AS versions,
+            pg_column_size(k.checkpoint) + pg_column_size(k.metadata) AS size
+        FROM checkpoints k WHERE k.thread_id = thread
+    ), named AS (
+        SELECT s.ns, v.key AS channel, v.value AS version, max(s.id) AS id
+        FROM steps s CROSS JOIN jsonb_each_text(s.versions) v GROUP BY 1, 2, 3
+    ), stored AS (
+        SELECT s.ns, s.id, s.size FROM steps s
+        UNION ALL
+        SELECT c.checkpoint_ns, c.checkpoint_id, coalesce(pg_column_size(c.body), 0) + coalesce(pg_column_size(c.metadata), 0)
+        FROM charm_checkpoints c WHERE c.thread_id = thread
+        UNION ALL
+        SELECT n.ns, n.id, pg_column_size(b.blob) FROM named n JOIN checkpoint_blobs b
+            ON b.checkpoint_ns = n.ns AND b.channel = n.channel AND b.version = n.version
+        WHERE b.thread_id = thread AND b.blob IS NOT NULL
+        UNION ALL
+        SELECT n.ns, n.id, pg_column_size(p.data) FROM named n JOIN charm_packed p
+            ON p.checkpoint_ns = n.ns AND p.channel = n.channel AND p.version = n.version
+        WHERE p.thread_id = thread
+        UNION ALL
+        SELECT s.ns, s.id, pg_column_size(w.blob) FROM steps s JOIN checkpoint_writes w
+            ON w.checkpoint_ns = s.ns AND w.checkpoint_id = s.id
+        WHERE w.thread_id = thread
+    )
+    SELECT json_agg(json_build_array(e.ns, e.id, e.size))
+    FROM (SELECT s.ns, s.id, sum(s.size) AS size FROM stored s GROUP BY s.ns, s.id) e
 $$;

@@ -64,6 +64,28 @@ CREATE TABLE IF NOT EXISTS charm_labels (
     PRIMARY KEY (label, updated_at, thread_id)
 );
 
+-- Values of old checkpoints, see packing.sql. In the order of LangGraph's tables, with which rows are exchanged.
+CREATE TABLE IF NOT EXISTS charm_packed (
+    thread_id text NOT NULL,
+    checkpoint_ns text NOT NULL,
+    channel text NOT NULL,
+    version text NOT NULL,
+    type text NOT NULL,
+    -- Of the whole value: its bytes, and what it is known by.
+    size integer NOT NULL,
+    digest text NOT NULL,
+    -- The version that this is ranges of, the ranges, and in `data` the bytes around them. Null: `data` is whole.
+    base text,
+    head integer,
+    start integer,
+    length integer,
+    rest integer,
+    data bytea NOT NULL,
+    -- Where `data` is whole: how many changes stand on it, one upon the other, at most.
+    height integer NOT NULL,
+    PRIMARY KEY (thread_id, checkpoint_ns, channel, version)
+);
+
 -- lz4 stores a long message list about five times faster than pglz. Only a default for new values: any saver reads both.
 DO $$
 BEGIN
@@ -73,6 +95,7 @@ BEGIN
     ) THEN
         ALTER TABLE checkpoint_blobs ALTER COLUMN blob SET COMPRESSION lz4;
         ALTER TABLE checkpoint_writes ALTER COLUMN blob SET COMPRESSION lz4;
+        ALTER TABLE charm_packed ALTER COLUMN data SET COMPRESSION lz4;
     END IF;
 END
 $$;

@@ -25,6 +25,7 @@ BEGIN
     DELETE FROM charm_checkpoints c WHERE c.thread_id = thread;
     DELETE FROM checkpoints k WHERE k.thread_id = thread;
     DELETE FROM checkpoint_blobs b WHERE b.thread_id = thread;
+    DELETE FROM charm_packed p WHERE p.thread_id = thread;
     DELETE FROM checkpoint_writes w WHERE w.thread_id = thread;
     RETURN true;
 END
@@ -44,6 +45,7 @@ BEGIN
     -- Writes that came for checkpoints never stored are of no use beside the copied ones.
     DELETE FROM checkpoint_writes w WHERE w.thread_id = target;
     DELETE FROM checkpoint_blobs b WHERE b.thread_id = target;
+    DELETE FROM charm_packed p WHERE p.thread_id = target;
     INSERT INTO charm_threads AS t (thread_id, created_at, updated_at, status, labels)
     SELECT target, at, s.updated_at, s.status, s.labels FROM charm_threads s WHERE s.thread_id = source
     ON CONFLICT (thread_id) DO UPDATE
@@ -62,6 +64,11 @@ BEGIN
     FROM checkpoints WHERE thread_id = source;
     INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
     SELECT target, checkpoint_ns, channel, version, type, blob FROM checkpoint_blobs WHERE thread_id = source;
+    INSERT INTO charm_packed (
+        thread_id, checkpoint_ns, channel, version, type, size, digest, base, head, start, length, rest, data, height
+    )
+    SELECT target, checkpoint_ns, channel, version, type, size, digest, base, head, start, length, rest, data, height
+    FROM charm_packed WHERE thread_id = source;
     INSERT INTO checkpoint_writes
         (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, task_path, type, blob)
     SELECT target, checkpoint_ns, checkpoint_id, task_id, idx, channel, task_path, type, blob
@@ -99,6 +106,7 @@ BEGIN
             SELECT v.key, v.value FROM checkpoints k, jsonb_each_text(k.checkpoint -> 'channel_versions') v
             WHERE k.thread_id = thread AND k.checkpoint_ns = ns AND v.value IS NOT NULL
         );
+        PERFORM charm_prune_packed_v1(thread, ns);
         PERFORM charm_move_head_off_v1(thread, ns, gone);
     END LOOP;
     RETURN went;

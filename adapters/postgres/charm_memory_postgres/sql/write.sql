@@ -242,6 +242,9 @@ BEGIN
         VALUES (thread, ns, id, parent, CASE
             WHEN made_from IS NULL THEN unit -> 'checkpoint' ELSE charm_grown_v1(made_from, unit, version)
         END, metadata);
+        IF parent IS DISTINCT FROM head.checkpoint_id THEN
+            PERFORM charm_make_whole_v1(thread, ns, ARRAY[parent, id]);
+        END IF;
         IF status = 'stored' THEN
             PERFORM charm_move_head_v1(thread, ns, id, device, at, head.moved_at, CASE
                 WHEN ns = '' THEN coalesce(unit -> 'labels', charm_labels_of_v1(metadata))
@@ -342,6 +345,7 @@ BEGIN
             thread, ns, id, unit ->> 'device', (unit ->> 'at')::double precision, head.moved_at,
             CASE WHEN ns = '' THEN charm_labels_at_v1(thread, id) END
         );
+        PERFORM charm_make_whole_v1(thread, ns, ARRAY[id]);
     END IF;
     RETURN json_build_object(
         'status', status, 'head', CASE WHEN status <> 'stored' THEN charm_head_v1(head) END
