@@ -32,9 +32,8 @@ from charm_checkpoint.backend import (
     Ancestor,
     Backend,
     BlobRow,
-    CheckpointRow,
+    Entry,
     HeadMark,
-    MoveHead,
     Outcome,
     Page,
     Pulled,
@@ -48,6 +47,7 @@ from charm_checkpoint.backend import (
     WriteRow,
 )
 from charm_checkpoint.config import flag
+from charm_checkpoint.engine import Engine, RetryPolicy
 from charm_checkpoint.errors import (
     ConfigError,
     DeserializationError,
@@ -59,13 +59,13 @@ from charm_checkpoint.errors import (
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+    from charm_checkpoint.moving.source import BackendSource, Thread
+
 __all__ = ["Encryption"]
 
 _FORMAT = b"\x01"
 _KEY_BYTES, _ID_BYTES, _NONCE_BYTES = 32, 4, 12
 _HEADER = len(_FORMAT) + _ID_BYTES + _NONCE_BYTES
-# A copy goes to the backend in transactions of about so many bytes.
-_BATCH_BYTES = 8 * 1024 * 1024
 
 
 class _ThreadKey(NamedTuple):
@@ -348,71 +348,48 @@ class _Door(Backend):
     def copy(self, source: str, target: str, *, at: float) -> None:
         """Like `Backend.copy`, but in several transactions, since another thread has another key.
 
-        The heads are set in the last: until then the target is empty to everybody, and a copy that broke off goes on
-        where it was. It counts as made when its first checkpoint was.
+        It goes as any copy of threads does: the heads are set in the last transaction, until then the target is empty
+        to everybody, and a copy that broke off goes on where it was. So it can be repeated: a target that has all of
+        it already is no error. It counts as made when its first checkpoint was.
         """
-        there = self._backend.threads(ThreadQuery(1, thread_id=source))
-        rows = self._rows(source)
-        if not rows or not there:
+        from charm_checkpoint.moving.copying import Copier
+        from charm_checkpoint.moving.source import BackendSource
+
+        # What is repeated, and for how long, is the business of whoever calls this.
+        engine = Engine(self, retry=RetryPolicy(budget=0))
+        origin = _Renamed(BackendSource(engine), source)
+        if origin.thread(target) is None:
             raise ThreadNotFoundError(f"thread {source!r} has no checkpoints to copy")
-        begun = self._backend.threads(ThreadQuery(1, thread_id=target))
-        if source == target or begun or not self._rows(target).keys() <= rows.keys():
+        begun = bool(self.threads(ThreadQuery(1, thread_id=target)))
+        copied = Copier(origin, engine, dry_run=begun).copy(target)
+        if copied.outcome == "deleted":
+            raise ThreadDeletedError(target, copied.deleted_at)
+        if source == target or copied.outcome != ("same" if begun else "copied"):
             raise ThreadExistsError(
                 f"thread {target!r} already has checkpoints; delete it or copy to another id"
             )
-        sent: set[tuple[str, str, str]] = set()
-        units: list[Unit] = []
-        size = 0
-        for namespace, checkpoint_id in _parents_first(rows):
-            found = self.read(source, namespace, checkpoint_id)
-            if found.checkpoint is None:
-                continue  # pruned meanwhile
-            new = [b for b in found.blobs if (namespace, *b[:2]) not in sent]
-            sent.update((namespace, *b[:2]) for b in new)
-            put = PutCheckpoint(
-                *(target, namespace, found.checkpoint, tuple(new)), False, "beside", whole=True
-            )
-            written = PutWrites(target, namespace, checkpoint_id, tuple(found.writes))
-            units += [put, written] if found.writes else [put]
-            size += sum(len(b.data) for b in new) + sum(len(w.data) for w in found.writes)
-            if size >= _BATCH_BYTES:
-                self._insist(target, units)
-                units, size = [], 0
-        self._insist(target, units)
-        heads = [h for row in there for h in row.heads]
-        self._insist(
-            target, [MoveHead(target, h.namespace, h.checkpoint_id, "", *h[2:]) for h in heads]
-        )
-
-    def _rows(self, thread_id: str) -> dict[tuple[str, str], CheckpointRow]:
-        """A thread's checkpoints without their values by `(namespace, id)`, those of the root graph first."""
-        query = Scan(thread_id, values=False, limit=500)
-        found: dict[tuple[str, str], CheckpointRow] = {}
-        while True:
-            page = self._backend.scan(query)
-            for entry in page.entries:
-                if entry.snapshot.checkpoint is not None:
-                    row = entry.snapshot.checkpoint
-                    found[entry.namespace, row.checkpoint_id] = row
-            if page.next is None:
-                return dict(sorted(found.items()))
-            query = query._replace(after=page.next)
-
-    def _insist(self, target: str, units: Sequence[Unit]) -> None:
-        for outcome in self.write(units) if units else ():
-            if outcome.status == "deleted":
-                raise ThreadDeletedError(target, outcome.deleted_at)
-            if outcome.status not in ("stored", "branched"):
-                raise ThreadExistsError(
-                    f"thread {target!r} was begun by somebody else meanwhile; copy to another id"
-                )
 
 
-def _parents_first(rows: Mapping[tuple[str, str], CheckpointRow]) -> Iterator[tuple[str, str]]:
-    left = dict(rows)
-    for key in rows:
-        chain = []
-        while key in left:
-            chain.append(key)
-            key = (key[0], left.pop(key).parent_id or "")
-        yield from reversed(chain)
+class _Renamed:
+    """A thread of a source under another id.
+
+    Args:
+        source: Where it is.
+        thread_id: Its id there.
+    """
+
+    def __init__(self, source: BackendSource, thread_id: str) -> None:
+        self._source = source
+        self._thread_id = thread_id
+        self.name = source.name
+
+    def threads(self) -> Iterator[str]:
+        yield self._thread_id
+
+    def thread(self, thread_id: str) -> Thread | None:
+        found = self._source.thread(self._thread_id)
+        return None if found is None else found._replace(thread_id=thread_id)
+
+    def entries(self, thread_id: str) -> Iterator[Entry]:
+        for entry in self._source.entries(self._thread_id):
+            yield entry._replace(thread_id=thread_id)

@@ -26,6 +26,7 @@ from charm_checkpoint.backend import (
     PutCheckpoint,
     PutWrites,
     Scan,
+    Seen,
     Snapshot,
     ThreadQuery,
     ThreadRow,
@@ -322,6 +323,16 @@ class MemoryBackend(ForkAware):
                 at, max([*thread.ids(), earlier.deleted_through]), (*earlier.first_ids, *firsts)
             )
             return True
+
+    def delete_if(self, thread_id: str, seen: Seen, *, at: float) -> bool:
+        """Delete a thread that is as it was seen."""
+        with self._lock:
+            thread = self._threads.get(thread_id)
+            namespaces = thread.namespaces if thread else {}
+            heads = {name: ns.head.checkpoint_id for name, ns in namespaces.items() if ns.head}
+            if thread is None or Seen(heads, len(thread.ids())) != seen:
+                return False
+            return self.delete(thread_id, at=at)
 
     def copy(self, source: str, target: str, *, at: float) -> None:
         with self._lock:

@@ -15,6 +15,8 @@ RETENTION_LABEL = "retention"
 """The label of a thread that goes before the policy: `"keep"`, or a number in the place of `keep_last`."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+# No clock and no disk reaches it; what is larger, infinity too, cannot be counted with.
+_NO_END = 2**63
 _BYTES = {"": 1, "b": 1}
 _BYTES |= {f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)}
 _BYTES |= {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)}
@@ -25,17 +27,21 @@ class RetentionPolicy:
     """What `prune` keeps of every thread. A checkpoint goes if any of the limits says so; `None` is no limit.
 
     Whatever it says, these stay: the newest checkpoint of each namespace, all that a checkpoint which stays is read
-    from, and threads that wait for an answer. A thread whose newest metadata has `retention: keep` stays as it is; one
-    with a number there keeps so many in the place of `keep_last`.
+    from, and threads that wait for an answer. Of branches those stay that somebody may have to decide about: their end,
+    where a step waits for an answer, and all of them, with the step they lost to, where two devices went on from one
+    checkpoint. A thread whose newest metadata has `retention: keep` stays as it is; one with a number there keeps so
+    many in the place of `keep_last`.
 
     Args:
         keep_last: How many of the newest checkpoints of each namespace stay; those of forks count, too.
         max_age: Seconds for which a checkpoint stays.
-        idle_ttl: Seconds since a thread was last written, after which all of it is deleted.
+        idle_ttl: Seconds since a thread was last written, after which all of it is deleted. Not if its last step has
+            not ended: it waits at a breakpoint (`interrupt_before`, `interrupt_after`), failed, or was killed; such a
+            thread stays whole until it goes on, or is deleted by name.
         max_bytes: How much a thread may take, about: its oldest checkpoints go until it takes no more.
 
     Raises:
-        ConfigError: A limit is no number, or too small.
+        ConfigError: A limit is no number, too small, or too large.
     """
 
     keep_last: int | None = None
@@ -51,6 +57,8 @@ class RetentionPolicy:
                 continue
             if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
                 raise ConfigError(f"retention.{name}={value!r} is no number from {least} on")
+            if not value < _NO_END:
+                raise ConfigError(f"retention.{name} is too large: leave it out for no limit")
 
     @classmethod
     def of(cls, setting: Any) -> RetentionPolicy:
@@ -116,6 +124,7 @@ def _with_unit(name: str, value: Any, units: Mapping[str, int], what: str) -> An
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value.lower())
     unit = units.get(match[2]) if match else None
-    if match is None or unit is None:
-        raise ConfigError(f"{name}={value!r} is not {what}")
-    return float(match[1]) * unit
+    found = float(match[1]) * unit if match and unit else _NO_END
+    if not found < _NO_END:
+        raise ConfigError(f"{name}={value[:40]!r} is not {what}")
+    return found

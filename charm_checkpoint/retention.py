@@ -1,37 +1,39 @@
-"""Which checkpoints can go: the rules that no backend has to know.
+"""Removes what a policy does not keep, beside running agents.
 
 Planned from rows that were read, then removed by name in short transactions, so that what running agents add meanwhile
-is never touched. What a DeltaChannel of a checkpoint that stays is rebuilt from stays, too; but not what *that* is read
-from: two DeltaChannels whose snapshots never fall together would keep everything.
+is never touched; `keeping` tells what has to stay.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from langgraph.checkpoint.serde.types import TASKS
+from langgraph.checkpoint.serde.types import INTERRUPT
 
 from charm_checkpoint.backend import (
-    SENDS_IN_PARENT_BELOW,
     Backend,
     CheckpointRow,
-    Entry,
+    Labels,
     Scan,
+    Seen,
+    Snapshot,
     ThreadQuery,
     ThreadRow,
 )
 from charm_checkpoint.codec import valid_id
 from charm_checkpoint.engine import Engine
 from charm_checkpoint.errors import ThreadNotFoundError
+from charm_checkpoint.keeping import Branch, History, Places, delta_channels, doomed, headers
 from charm_checkpoint.policy import RETENTION_LABEL, RetentionPolicy
+from charm_checkpoint.rules import is_unfinished
 
 __all__ = [
     "PruneReport",
     "Pruned",
+    "delete_as_seen",
     "delta_channels",
     "drop_runs",
     "headers",
@@ -43,11 +45,11 @@ _PAGE = 500
 # Few enough that agents hardly wait for a transaction that removes them.
 _BATCH = 200
 
-_Places = set[tuple[str, str]]
-"""Namespace and checkpoint id."""
-
-Sizes = Callable[[str], "Mapping[tuple[str, str], int] | None"]
+Sizes = Mapping[tuple[str, str], int]
 """What a thread's checkpoints take, as `Backend` says."""
+
+_WAITS = "it waits for an answer"
+_UNFINISHED = "its last step has not ended: it waits at a breakpoint, failed, or runs"
 
 
 class Pruned(NamedTuple):
@@ -85,47 +87,38 @@ class PruneReport(NamedTuple):
         return None if None in known else sum(size or 0 for size in known)
 
 
-def headers(backend: Backend, query: Scan) -> Iterator[Entry]:
-    """All checkpoints of a scan, newest first, without their values."""
-    query = query._replace(values=False, limit=_PAGE)
-    while True:
-        page = backend.scan(query)
-        yield from page.entries
-        if page.next is None:
-            return
-        query = query._replace(after=page.next)
+# -- runs, and all but the newest --------------------------------------------------------------------------------------
 
 
-def delta_channels(row: CheckpointRow) -> set[str]:
-    """Channels whose value is not in this checkpoint but in the writes since an ancestor's snapshot."""
-    metadata: dict[str, Any] = json.loads(row.metadata)
-    return set(metadata.get("counters_since_delta_snapshot") or ())
-
-
-# -- what to remove ----------------------------------------------------------------------------------------------------
-
-
-def drop_runs(backend: Backend, run_ids: Sequence[str]) -> int:
-    """Remove the checkpoints of the named runs, less those that others are read from. Returns how many went."""
+def drop_runs(backend: Backend, run_ids: Sequence[str]) -> None:
+    """Remove the checkpoints of the named runs, less those that others are read from."""
     if not run_ids:
-        return 0
-    doomed: defaultdict[str, _Places] = defaultdict(set)
+        return
+    named: defaultdict[str, Places] = defaultdict(set)
     for entry in headers(backend, Scan(run_ids=tuple(run_ids))):
         assert entry.snapshot.checkpoint is not None
-        doomed[entry.thread_id].add((entry.namespace, entry.snapshot.checkpoint.checkpoint_id))
-    removed = 0
-    for thread_id, drop in doomed.items():
-        history = _History(backend, thread_id)
+        named[entry.thread_id].add((entry.namespace, entry.snapshot.checkpoint.checkpoint_id))
+    for thread_id, drop in named.items():
+        history = History(backend, thread_id)
         for namespace in history.rows:
             drop -= history.needed_above(namespace, drop)
-        removed += _remove(backend, thread_id, drop)
-    return removed
+        for batch in _batches(drop):
+            backend.prune(thread_id, batch)
 
 
-def keep_latest(backend: Backend, thread_id: str) -> int:
-    """Remove all but each namespace's head and what the head is read from. Returns how many went."""
-    history = _History(backend, thread_id)
-    return _remove(backend, thread_id, _doomed(history, lambda _, __: True))
+def keep_latest(backend: Backend, thread_id: str) -> None:
+    """Remove all but each namespace's head, open branches, and what these are read from."""
+    for batch in _batches(doomed(History(backend, thread_id), lambda _, __: True)):
+        backend.prune(thread_id, batch)
+
+
+def _batches(drop: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    # Newest first: what is left of a history that is being removed can still be read.
+    names = sorted(drop, key=lambda place: place[1], reverse=True)
+    return [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
+
+
+# -- by a policy -------------------------------------------------------------------------------------------------------
 
 
 def prune(
@@ -136,93 +129,164 @@ def prune(
     on_progress: Callable[[int, int], object] | None,
 ) -> PruneReport:
     """Remove what a policy does not keep, of the named threads or of all: see `CheckpointStore.prune`."""
-    sizes: Sizes | None = getattr(engine.backend, "sizes", None)
     if threads is None:
-        listed = engine.call(_all_threads)
+        names = engine.call(_all_threads)
     else:
         names = list(dict.fromkeys(valid_id(name, "thread_id") for name in threads))
-        listed = [engine.call(lambda backend, name=name: _thread(backend, name)) for name in names]  # type: ignore[misc]
-    found = []
-    for done, thread in enumerate(listed, 1):
-        found.append(
-            engine.call(
-                lambda backend, thread=thread: _prune(backend, thread, policy, dry_run, sizes)  # type: ignore[misc]
-            )
-        )
+        for name in names:
+            if engine.call(lambda backend, name=name: _thread(backend, name)) is None:  # type: ignore[misc]
+                raise ThreadNotFoundError(
+                    f"there is no thread {name!r} to prune in {engine.backend.name}"
+                )
+    told = []
+    for done, name in enumerate(names, 1):
+        plan = engine.call(lambda backend, name=name: _plan(backend, engine.backend, name, policy))  # type: ignore[misc]
+        pruned = plan.foreseen if dry_run else _carry_out(engine, plan)
+        if pruned.checkpoints or pruned.kept:
+            told.append(pruned)
         if on_progress is not None:
-            on_progress(done, len(listed))
-    told = tuple(each for each in found if each.checkpoints or each.kept)
-    return PruneReport(dry_run, len(listed), told)
+            on_progress(done, len(names))
+    return PruneReport(dry_run, len(names), tuple(told))
 
 
-def _all_threads(backend: Backend) -> list[ThreadRow]:
-    found: list[ThreadRow] = []
+def _all_threads(backend: Backend) -> list[str]:
+    # Names only: a thread's row can be long, as it has a head for each call of a subgraph.
+    found: list[str] = []
     query = ThreadQuery(_PAGE)
     while True:
         page = backend.threads(query)
-        found += page
+        found += [row.thread_id for row in page]
         if len(page) < _PAGE:
-            return found
+            return list(dict.fromkeys(found))
         query = query._replace(after=(page[-1].updated_at, page[-1].thread_id))
 
 
-def _thread(backend: Backend, thread_id: str) -> ThreadRow:
-    for row in backend.threads(ThreadQuery(1, thread_id=thread_id)):
-        return row
-    raise ThreadNotFoundError(f"there is no thread {thread_id!r} to prune in {backend.name}")
+def _thread(backend: Backend, thread_id: str) -> ThreadRow | None:
+    return next(iter(backend.threads(ThreadQuery(1, thread_id=thread_id))), None)
 
 
-def _prune(
-    backend: Backend,
-    thread: ThreadRow,
-    policy: RetentionPolicy,
-    dry_run: bool,
-    sizes: Sizes | None,
-) -> Pruned:
-    """Remove of one thread, as it was listed, what a policy does not keep."""
-    name, now = thread.thread_id, time.time()
-    policy, kept = _of_thread(thread, policy)
-    if kept is not None:
-        return Pruned(name, kept=kept)
-    history = _History(backend, name)
-    if policy.idle_ttl is not None and thread.updated_at < now - policy.idle_ttl:
-        # Only as it was listed: an agent may have gone on with it since.
-        still = backend.threads(ThreadQuery(1, thread_id=name))
-        if not still or still[0].heads != thread.heads or still[0].status == "interrupted":
-            return Pruned(name)
-        before = _told(sizes, name)
-        if not dry_run:
-            backend.delete(name, at=now)
-        size = None if before is None else sum(before.values())
-        return Pruned(name, history.count, size, deleted=True)
-    if policy == RetentionPolicy():
-        return Pruned(name)
-    measured: Mapping[tuple[str, str], int] | None = None
-    if policy.max_bytes is not None:
-        measured = _told(sizes, name)
-        if measured is None:
-            measured = _measure(backend, name)
-    drop = _doomed(history, _limits(history, policy, now, measured))
-    if not drop:
-        return Pruned(name)
-    before = _told(sizes, name) if measured is None or sizes is None else measured
-    if dry_run:
-        about = None if before is None else sum(before.get(each, 0) for each in drop)
-        return Pruned(name, len(drop), about)
-    removed = _remove(backend, name, drop)
-    after = _told(sizes, name)
-    freed = None
-    if before is not None and after is not None:
-        # Not what agents have added since.
-        freed = sum(before.values()) - sum(after[each] for each in after.keys() & before.keys())
-    return Pruned(name, removed, freed)
+class _Plan(NamedTuple):
+    """What is to become of one thread."""
+
+    thread_id: str
+    drop: Collection[tuple[str, str]] = ()
+    idle: Seen | None = None
+    """The whole thread goes, if it is still like this."""
+    sizes: Sizes | None = None
+    """What its checkpoints take, where the database can tell."""
+    kept: str | None = None
+    """Why the policy does not hold for it."""
+
+    @property
+    def foreseen(self) -> Pruned:
+        """What would become of it."""
+        if self.kept is not None:
+            return Pruned(self.thread_id, kept=self.kept)
+        if self.idle is not None:
+            size = None if self.sizes is None else sum(self.sizes.values())
+            return Pruned(self.thread_id, self.idle.checkpoints, size, deleted=True)
+        about = None if self.sizes is None else sum(self.sizes.get(each, 0) for each in self.drop)
+        return Pruned(self.thread_id, len(self.drop), about if self.drop else None)
 
 
-def _of_thread(thread: ThreadRow, policy: RetentionPolicy) -> tuple[RetentionPolicy, str | None]:
-    """The policy for one thread, or why none holds for it."""
+def _plan(backend: Backend, bare: Backend, name: str, policy: RetentionPolicy) -> _Plan:
+    """Look at one thread.
+
+    Args:
+        backend: Where it is.
+        bare: The same without doors before it: what can tell more than the verbs do.
+        name: The thread.
+        policy: What to keep.
+    """
+    thread, now = _thread(backend, name), time.time()
+    if thread is None:
+        return _Plan(name)  # deleted meanwhile
     if thread.status == "interrupted":
-        return policy, "it waits for an answer"
-    label = thread.labels.get(RETENTION_LABEL)
+        return _Plan(name, kept=_WAITS)
+    policy, kept = _of_thread(thread.labels, policy)
+    if kept is not None:
+        return _Plan(name, kept=kept)
+    conflicts = _conflicts(bare, name)
+    history = History(backend, name, conflicts)
+    if policy.idle_ttl is not None and _last_sign(history, thread) < now - policy.idle_ttl:
+        if _thread(backend, name) != thread:
+            return _Plan(name)  # it woke up, and nobody knows how much of that was read
+        if why := _not_idle(history, conflicts):
+            return _Plan(name, kept=why)
+        return _Plan(name, idle=history.seen, sizes=_sizes(bare, name))
+    sizes = measured = None
+    if policy.max_bytes is not None:
+        sizes = _sizes(bare, name)
+        measured = _measure(backend, name) if sizes is None else sizes
+    drop = doomed(history, _limits(policy, now, measured))
+    # Only now, since it reads whole values.
+    if not drop or any(map(_asks, history.live_heads())):
+        return _Plan(name, kept=_WAITS if drop else None)
+    return _Plan(name, drop, sizes=_sizes(bare, name) if sizes is None else sizes)
+
+
+def _last_sign(history: History, thread: ThreadRow) -> float:
+    """When anything of a thread was written, branches included: seconds since the epoch."""
+    made = (row.created_at for rows in history.rows.values() for row in rows.values())
+    return max(thread.updated_at, *made)
+
+
+def _not_idle(history: History, conflicts: Collection[Branch]) -> str | None:
+    """Why a thread that nobody wrote to for long is not to be deleted."""
+    if conflicts:
+        return "it has a branch that somebody has to decide about: see conflicts"
+    lasting = [namespace for namespace in history.rows if ":" not in namespace]
+    heads = list(history.live_heads())
+    if any(map(_asks, heads)) or any(map(history.asking_tips, lasting)):
+        return _WAITS
+    return _UNFINISHED if any(map(is_unfinished, heads)) else None
+
+
+def _asks(snapshot: Snapshot) -> bool:
+    return any(write.channel == INTERRUPT for write in snapshot.writes)
+
+
+def _carry_out(engine: Engine, plan: _Plan) -> Pruned:
+    """Do what is planned. Each step by itself: one that is repeated, as its answer was lost, changes no count."""
+    name = plan.thread_id
+    if plan.idle is not None:
+        seen, at = plan.idle, time.time()
+        went = engine.call(lambda _: delete_as_seen(engine.backend, name, seen, at=at))
+        gone = went or engine.call(lambda backend: _thread(backend, name)) is None
+        return plan.foreseen if gone else Pruned(name)
+    for batch in _batches(plan.drop):
+        engine.call(lambda backend, batch=batch: backend.prune(name, batch))  # type: ignore[misc]
+    done = plan.foreseen
+    if plan.sizes is None or not plan.drop:
+        return done
+    before, after = plan.sizes, engine.call(lambda _: _sizes(engine.backend, name))
+    if after is None:
+        return done._replace(bytes=None)
+    # Not what agents have added since.
+    left = sum(after[each] for each in after.keys() & before.keys())
+    return done._replace(bytes=sum(before.values()) - left)
+
+
+def delete_as_seen(backend: Backend, thread_id: str, seen: Seen, *, at: float) -> bool:
+    """Delete a thread that is as it was seen. False if it is not, or if there is none.
+
+    A backend without `delete_if` is looked at once more right before: what an agent adds between the two is deleted.
+    """
+    delete_if = getattr(backend, "delete_if", None)
+    if delete_if is not None:
+        return bool(delete_if(thread_id, seen, at=at))
+    return History(backend, thread_id).seen == seen and backend.delete(thread_id, at=at)
+
+
+def _conflicts(backend: Any, thread_id: str) -> list[Branch]:
+    conflicts = getattr(backend, "conflicts", None)
+    found = conflicts(thread_id) if conflicts is not None else ()
+    return [Branch(each.namespace, each.first_id, each.tip_id) for each in found]
+
+
+def _of_thread(labels: Labels, policy: RetentionPolicy) -> tuple[RetentionPolicy, str | None]:
+    """The policy for one thread, or why none holds for it."""
+    label = labels.get(RETENTION_LABEL)
     if label is None:
         return policy, None
     if label == "keep":
@@ -233,14 +297,13 @@ def _of_thread(thread: ThreadRow, policy: RetentionPolicy) -> tuple[RetentionPol
 
 
 def _limits(
-    history: _History,
     policy: RetentionPolicy,
     now: float,
-    sizes: Mapping[tuple[str, str], int] | None,
+    sizes: Sizes | None,
 ) -> Callable[[str, CheckpointRow], bool]:
     """Tells whether a limit says that a checkpoint goes. To be asked newest first."""
     counted: defaultdict[str, int] = defaultdict(int)
-    over: _Places = set()
+    over: Places = set()
     if policy.max_bytes is not None and sizes is not None:
         total = 0
         for place in sorted(sizes, key=lambda place: place[1], reverse=True):
@@ -259,8 +322,10 @@ def _limits(
     return goes
 
 
-def _told(sizes: Sizes | None, thread_id: str) -> Mapping[tuple[str, str], int] | None:
-    return None if sizes is None else sizes(thread_id)
+def _sizes(backend: Any, thread_id: str) -> Sizes | None:
+    sizes = getattr(backend, "sizes", None)
+    found: Sizes | None = None if sizes is None else sizes(thread_id)
+    return found
 
 
 def _measure(backend: Backend, thread_id: str) -> dict[tuple[str, str], int]:
@@ -281,95 +346,3 @@ def _measure(backend: Backend, thread_id: str) -> dict[tuple[str, str], int]:
             found[entry.namespace, row.checkpoint_id] = size
         query = query._replace(after=page.next) if page.next else None
     return found
-
-
-def _remove(backend: Backend, thread_id: str, drop: Iterable[tuple[str, str]]) -> int:
-    # Newest first: what is left of a history that is being removed can still be read.
-    names = sorted(drop, key=lambda place: place[1], reverse=True)
-    return sum(
-        backend.prune(thread_id, names[start : start + _BATCH])
-        for start in range(0, len(names), _BATCH)
-    )
-
-
-# -- what has to stay --------------------------------------------------------------------------------------------------
-
-
-class _History:
-    """A thread's checkpoints as they were read, newest first, without values."""
-
-    def __init__(self, backend: Backend, thread_id: str) -> None:
-        self._backend = backend
-        self._thread_id = thread_id
-        self.rows: defaultdict[str, dict[str, CheckpointRow]] = defaultdict(dict)
-        self.heads: dict[str, str] = {}
-        for entry in headers(backend, Scan(thread_id=thread_id)):
-            row = entry.snapshot.checkpoint
-            assert row is not None
-            self.rows[entry.namespace][row.checkpoint_id] = row
-            if entry.snapshot.head is not None:
-                # As the first page told it, which has it, too: it may have moved on since.
-                self.heads.setdefault(entry.namespace, entry.snapshot.head)
-
-    @property
-    def count(self) -> int:
-        """How many there are."""
-        return sum(map(len, self.rows.values()))
-
-    def needed_above(self, namespace: str, drop: _Places) -> _Places:
-        """Those among `drop` that checkpoints of a namespace which stay are read from."""
-        needed: _Places = set()
-        for row in self.rows[namespace].values():
-            # Only what stands right above the cut has to look beyond it.
-            if (namespace, row.checkpoint_id) not in drop and (namespace, row.parent_id) in drop:
-                needed.update((namespace, each) for each in self._read_from(namespace, row))
-        return needed & drop
-
-    def _read_from(self, namespace: str, row: CheckpointRow) -> set[str]:
-        """The ancestors that a checkpoint is read from."""
-        rows, needed = self.rows[namespace], set[str]()
-        if deltas := delta_channels(row):
-            lineage = self._backend.lineage(
-                self._thread_id, namespace, row.checkpoint_id, sorted(deltas)
-            )
-            at = rows.get(row.parent_id or "")
-            while lineage and at is not None and lineage[-1].checkpoint_id not in needed:
-                if at.checkpoint_id in needed:
-                    break  # a forged cycle of parents
-                needed.add(at.checkpoint_id)
-                at = rows.get(at.parent_id or "")
-        if row.format < SENDS_IN_PARENT_BELOW and row.parent_id in rows:
-            sends = self._backend.read(self._thread_id, namespace, row.checkpoint_id).sends
-            if any(write.channel == TASKS for write in sends):
-                needed.add(row.parent_id or "")
-        return needed
-
-
-def _doomed(history: _History, goes: Callable[[str, CheckpointRow], bool]) -> _Places:
-    """What goes of a history: heads never, nor what something that stays is read from."""
-    doomed: _Places = set()
-    # The root graph first: calls of subgraphs go with the checkpoints that they belong to.
-    for namespace in sorted(history.rows):
-        rows, head = history.rows[namespace], history.heads.get(namespace)
-        if head not in rows:
-            continue  # nobody knows what this goes on from
-        places = {(namespace, checkpoint_id) for checkpoint_id in rows}
-        if _finished_call(namespace, rows[head], doomed):
-            doomed |= places
-            continue
-        drop = {
-            (namespace, row.checkpoint_id)
-            for row in rows.values()
-            if goes(namespace, row) and row.checkpoint_id != head
-        }
-        doomed |= drop - history.needed_above(namespace, drop)
-    return doomed
-
-
-def _finished_call(namespace: str, head: CheckpointRow, doomed: _Places) -> bool:
-    """Whether a namespace is one call of a subgraph that belongs to a root checkpoint about to go.
-
-    A call's namespace ends with its task id behind a colon; a subgraph with a checkpointer of its own has none there
-    and lives on from call to call.
-    """
-    return ":" in namespace and head.root_id is not None and ("", head.root_id) in doomed

@@ -19,6 +19,7 @@ from charm_checkpoint.backend import (
     PutCheckpoint,
     PutWrites,
     Scan,
+    Seen,
     Snapshot,
     ThreadQuery,
     ThreadRow,
@@ -49,10 +50,14 @@ class SqliteBackend:
     def __init__(
         self, path: str | Path, *, busy_timeout: float = 10.0, vfs: str | None = None
     ) -> None:
-        self._db = Connections(
-            Path(path).absolute(), busy_timeout=busy_timeout, vfs=vfs, kind=self.kind
-        )
         self._values = Values()
+        self._db = Connections(
+            Path(path).absolute(),
+            busy_timeout=busy_timeout,
+            vfs=vfs,
+            kind=self.kind,
+            on_rollback=self._values.forget,
+        )
 
     @property
     def name(self) -> str:
@@ -221,6 +226,11 @@ class SqliteBackend:
     def delete(self, thread_id: str, *, at: float) -> bool:
         with self._db.writing() as db:
             return rows.delete_thread(db, thread_id, at)
+
+    def delete_if(self, thread_id: str, seen: Seen, *, at: float) -> bool:
+        """Delete a thread that is as it was seen."""
+        with self._db.writing() as db:
+            return rows.look(db, thread_id) == seen and rows.delete_thread(db, thread_id, at)
 
     def copy(self, source: str, target: str, *, at: float) -> None:
         with self._db.writing() as db:

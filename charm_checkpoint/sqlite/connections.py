@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -45,13 +45,21 @@ class Connections(ForkAware):
         busy_timeout: Seconds to wait for another process's transaction.
         vfs: SQLite's VFS by name, `"unix-dotfile"` for file systems without POSIX locks.
         kind: What the file holds.
+        on_rollback: Called when a write transaction did not come to its end.
     """
 
     def __init__(
-        self, path: Path, *, busy_timeout: float, vfs: str | None, kind: schema.Kind
+        self,
+        path: Path,
+        *,
+        busy_timeout: float,
+        vfs: str | None,
+        kind: schema.Kind,
+        on_rollback: Callable[[], object],
     ) -> None:
         super().__init__()
         self._kind = kind
+        self._on_rollback = on_rollback
         self.path = path
         self.name = f"sqlite:{path}"
         self.journal_mode = ""
@@ -116,6 +124,7 @@ class Connections(ForkAware):
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
+                self._on_rollback()
                 if connection.in_transaction:
                     connection.rollback()
                 raise

@@ -16,6 +16,7 @@ from charm_checkpoint.backend import (
     Outcome,
     PutWrites,
     Scan,
+    Seen,
     Snapshot,
     ThreadQuery,
     ThreadRow,
@@ -123,6 +124,13 @@ def delete_thread(db: sqlite3.Connection, thread_id: str, at: float, through: st
     for table in TABLES_OF_A_THREAD:
         db.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread_id,))
     return existed is not None
+
+
+def look(db: sqlite3.Connection, thread_id: str) -> Seen:
+    """A thread as it is."""
+    found = db.execute("SELECT count(*) FROM checkpoints WHERE thread_id = ?", (thread_id,))
+    heads = {head.namespace: head.checkpoint_id for head in read_heads(db, thread_id)}
+    return Seen(heads, found.fetchone()[0])
 
 
 def deleted_firsts(db: sqlite3.Connection, thread_id: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charm_checkpoint.codec import valid_id
-from charm_checkpoint.errors import ConfigError, DeserializationError
+from charm_checkpoint.errors import BackendReadOnly, ConfigError, DeserializationError
 from charm_checkpoint.sqlite.backend import SqliteBackend
 from charm_checkpoint.store import CheckpointStore, Message
 
@@ -81,11 +81,20 @@ class LocalMemory(CheckpointStore):
             await self.messages.abegin(thread_id, old)
         await super().aappend_messages(thread_id, messages)
 
-    def delete(self, thread_id: str) -> None:
-        """Remove a thread with its whole history, and what charmos left for it."""
-        super().delete(thread_id)
-        if path := self._old_file(thread_id):
+    def _remove(self, thread_id: str) -> bool:
+        """Remove a thread with everything of it, what charmos left for it, too. False if there was nothing."""
+        removed = super()._remove(thread_id)
+        path = self._old_file(thread_id)
+        if path is None or not path.is_file():
+            return removed
+        try:
             path.unlink(missing_ok=True)
+        except OSError as error:
+            raise BackendReadOnly(
+                f"thread {thread_id!r} is deleted, but not the history that charmos left in {path} ({error.strerror}); "
+                "remove the file"
+            ) from error
+        return True
 
     def _left_by_charmos(self, thread_id: str) -> list[Message]:
         path = self._old_file(thread_id)

@@ -3,10 +3,10 @@
 A chat's message list is written at every step and grows by a message or two. Stored whole each time it would cost the
 square of the conversation; stored as a delta to the version before, it costs what was said.
 
-A whole value begins a *series*. Most of its deltas are to the version before; every 16th is to the one 16 places before
-it, every 16²th to the one 16² before. So the thousandth version is at most some 40 steps away from the whole value, and
-what was said is stored once for each such level. A series ends where more than twice a value would have to be read to
-rebuild it.
+A whole value begins a *series*. Most of its deltas are to the version before; every 4th is to the one 4 places before
+it, every 4²th to the one 4² before. So the thousandth version is at most 15 steps away from the whole value, and what
+was said is stored not quite once for each such level. Greater steps would take less room, and longer to read. A series
+ends where more than twice a value would have to be read to rebuild it.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ ROWS_PER_STATEMENT = 100
 # Smaller values are stored whole: a delta would not save a page.
 _MIN_BYTES = 1024
 # From one value that others stand on to the next.
-_STRIDE = 16
+_STRIDE = 4
 # Changes in a row that are stored one upon the other at most.
-_LONGEST = 64
+_LONGEST = 32
 # How many times its own size may be read to rebuild a value.
 _MAX_READ = 2
 _RECENT_BYTES = 32 * 1024 * 1024
@@ -69,8 +69,8 @@ class _Row(NamedTuple):
 class Values(ForkAware):
     """Stores and fetches channel values, and remembers the last one of each channel to make deltas against.
 
-    Thread-safe; the transactions are the caller's. What is remembered is only ever built on after a look whether it is
-    stored, so a rollback or another process's deletion does no harm.
+    Thread-safe; the transactions are the caller's, who calls `forget` when one is rolled back. What is remembered is
+    only ever built on after a look whether it is stored, so another process's deletion does no harm.
     """
 
     def __init__(self) -> None:
@@ -86,32 +86,23 @@ class Values(ForkAware):
 
     def insert(self, db: sqlite3.Connection, place: Place, blobs: Iterable[BlobRow]) -> None:
         """Store values; of each version the first stays."""
-        rows = []
+        rows: list[tuple[Any, ...]] = []
+        news: list[tuple[str, _Value]] = []
         for blob in blobs:
             row = self._encode(db, place, blob)
-            rows.append(
-                (
-                    *place,
-                    blob.version,
-                    blob.channel,
-                    blob.type,
-                    row.base,
-                    row.depth,
-                    row.weight,
-                    row.data,
-                )
-            )
-        insert_many(db, "INSERT OR IGNORE INTO blobs", rows)
+            rows.append((*place, blob.version, blob.channel, blob.type, *row[1:]))
+            if _can_be_a_base(blob):
+                value = _Value(blob.version, blob.data, row.depth, row.weight)
+                news.append((blob.channel, value))
+        if insert_many(db, "INSERT OR IGNORE INTO blobs", rows) == len(rows):
+            for channel, value in news:
+                self._remember(place, channel, value)
 
     def _encode(self, db: sqlite3.Connection, place: Place, blob: BlobRow) -> _Row:
-        version, data = blob.version, blob.data
-        unique = len(version) >= _SHORTEST_UNIQUE_VERSION
-        if len(data) < _MIN_BYTES or not unique or blob.type.endswith(SEALED):
-            return _whole(version, data)
+        if not _can_be_a_base(blob):
+            return _whole(blob.version, blob.data)
         before = self._recall(place, blob.channel)
-        row = self._behind(db, place, blob.channel, before, version, data)
-        self._remember(place, blob.channel, _Value(version, data, row.depth, row.weight))
-        return row
+        return self._behind(db, place, blob.channel, before, blob.version, blob.data)
 
     def _behind(
         self,
@@ -175,11 +166,11 @@ class Values(ForkAware):
             for channel, type_, *columns in rows:
                 row = _Row(*columns)
                 data = self._rebuild(db, place, channel, row)
-                unique = len(row.version) >= _SHORTEST_UNIQUE_VERSION
-                if remember and unique and len(data) >= _MIN_BYTES and not type_.endswith(SEALED):
+                blob = BlobRow(channel, row.version, type_, data)
+                if remember and _can_be_a_base(blob):
                     value = _Value(row.version, data, row.depth, row.weight)
                     self._remember(place, channel, value)
-                found.append(BlobRow(channel, row.version, type_, data))
+                found.append(blob)
         return found
 
     def _rebuild(self, db: sqlite3.Connection, place: Place, channel: str, row: _Row) -> bytes:
@@ -272,6 +263,12 @@ class Values(ForkAware):
 
     # -- remembering -----------------------------------------------------------------------------------------------
 
+    def forget(self) -> None:
+        """Remember nothing: what a transaction stored is not there."""
+        with self._lock:
+            self._recent.clear()
+            self._size = 0
+
     def _recall(self, place: Place, channel: str) -> _Value | None:
         key = (*place, channel)
         with self._lock:
@@ -288,6 +285,11 @@ class Values(ForkAware):
             self._recent[key] = value
             while self._size > _RECENT_BYTES:
                 self._size -= len(self._recent.popitem(last=False)[1].data)
+
+
+def _can_be_a_base(blob: BlobRow) -> bool:
+    unique = len(blob.version) >= _SHORTEST_UNIQUE_VERSION
+    return unique and len(blob.data) >= _MIN_BYTES and not blob.type.endswith(SEALED)
 
 
 def _is_stored(db: sqlite3.Connection, place: Place, version: str, channel: str) -> bool:
@@ -344,10 +346,14 @@ def _as_delta(base: _Value, version: str, data: bytes) -> _Row | None:
     return _Row(version, base.version, base.depth + 1, weight, change)
 
 
-def insert_many(db: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows with as few statements as their number of parameters allows."""
+def insert_many(db: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Insert rows with as few statements as their number of parameters allows. Returns how many it stored."""
+    stored = 0
     for start in range(0, len(rows), ROWS_PER_STATEMENT):
         chunk = rows[start : start + ROWS_PER_STATEMENT]
         marks = f"({', '.join('?' * len(chunk[0]))})"
         parameters = [value for row in chunk for value in row]
-        db.execute(f"{insert} VALUES {', '.join([marks] * len(chunk))}", parameters)
+        stored += db.execute(
+            f"{insert} VALUES {', '.join([marks] * len(chunk))}", parameters
+        ).rowcount
+    return stored

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,14 @@ from charm_checkpoint.store import CheckpointStore, store_from_saver
 from tests.replica.support import Device
 
 MakeStore = Callable[..., CheckpointStore]
+
+DAY = 86400
+
+
+def later(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+    """Let the time be some days on, as far as retention sees it."""
+    now = time.time() + days * DAY
+    monkeypatch.setattr("charm_checkpoint.retention.time", SimpleNamespace(time=lambda: now))
 
 
 def _over(backend: Backend, config: dict[str, Any]) -> CheckpointStore:

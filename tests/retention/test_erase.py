@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from charm_checkpoint.errors import ConfigError, InvalidIdError
+from charm_checkpoint.erasure import Erased
+from charm_checkpoint.errors import BackendReadOnly, BackendUnavailable, ConfigError, InvalidIdError
+from charm_checkpoint.moving.copying import Copier
 from charm_checkpoint.sqlite import LocalMemory
 from charm_checkpoint.store import CheckpointStore
-from tests.core.support import place
+from tests.core.support import WAIT, place
 from tests.replica.support import Device
 from tests.retention.agents import agent
 from tests.retention.conftest import MakeStore
@@ -47,8 +49,74 @@ def test_no_byte_is_left(store: CheckpointStore, tmp_path: Path) -> None:
     assert holds(tmp_path, "Bob knows nothing")
     assert {info.thread_id for info in store.threads()} == {f"bob-{n}" for n in range(4)}
     again = store.erase(labels={"user": "ann"})
-    assert again.done
-    assert again.threads == ()
+    assert (again.threads, again.found, again.done) == ((), False, False)
+    again = store.erase("ann-0")
+    assert (again.threads, again.done) == ((Erased("ann-0", 0, True),), True)
+    unknown = store.erase("ann-0", "nobody")
+    assert (unknown.threads[1], unknown.done) == (Erased("nobody", 0, False), False)
+
+
+def test_all_that_ever_was_of_a_subject(store: CheckpointStore, tmp_path: Path) -> None:
+    """Threads that have another label by now, branches, and what a copy that broke off has left."""
+    graph = tell(store, "given-away", SECRET, user="ann")
+    past = next(graph.get_state_history(place("given-away"))).config
+    tell(store, "given-away", "Bob has it now", user="bob")
+    tell(store, "on-a-branch", "Bob", user="bob")
+    states = list(graph.get_state_history(place("on-a-branch")))
+    past = {**states[-1].config, "metadata": {"user": "ann"}}
+    branch = graph.invoke({"said": [SECRET]}, past)
+    assert branch
+    graph.invoke({"said": ["Bob again"]}, {**states[0].config, "metadata": {"user": "bob"}})
+    tell(store, "bobs", "Bob knows nothing", user="bob")
+
+    with LocalMemory({"path": str(tmp_path / "other.db")}) as other:
+        tell(other, "half", SECRET, user="ann")
+
+        class Dies(Exception):
+            pass
+
+        def die(*_: object) -> Any:
+            raise Dies
+
+        copier = Copier(other.source(), store.get_langgraph_checkpointer().engine)
+        copier._set_heads = die  # type: ignore[method-assign]
+        with pytest.raises(Dies):
+            copier.copy("half")
+        assert other.erase("half").done
+    assert {info.thread_id for info in store.threads()} == {"given-away", "on-a-branch", "bobs"}
+    assert list(store.threads(labels={"user": "ann"})) == []
+    counts: list[int] = []
+    found = store.threads_of({"user": "ann"}, on_looked=counts.append)
+    assert sorted(found) == ["given-away", "half", "on-a-branch"]
+    receipt = store.erase(labels={"user": "ann"})
+    assert receipt.done
+    assert sorted(t.thread_id for t in receipt.threads) == sorted(found)
+    assert holds(tmp_path, SECRET) == []
+    assert [info.thread_id for info in store.threads()] == ["bobs"]
+
+
+def test_labels(store: CheckpointStore) -> None:
+    for name, user in (("number", 17), ("text", "17"), ("truth", True)):
+        tell(store, name, SECRET, user=user, tenant="a")
+    tell(store, "elsewhere", SECRET, user=17, tenant="b")
+    tell(store, "turns", SECRET, user=17, tenant="b")
+    tell(store, "turns", SECRET, user=18, tenant="a")
+    assert sorted(store.threads_of({"user": 17})) == ["elsewhere", "number", "turns"]
+    assert store.threads_of({"user": 1}) == []
+    assert sorted(store.threads_of({"user": (17, "17"), "tenant": "a"})) == ["number", "text"]
+    for bad in ({}, {"user": ()}, {"user": 1.5}, {"step": 1}):
+        with pytest.raises(ConfigError):
+            store.threads_of(bad)  # type: ignore[arg-type]
+
+
+def test_deleted_and_looked_for(store: CheckpointStore, tmp_path: Path) -> None:
+    tell(store, "t", SECRET)
+    receipt = store.delete("t")
+    assert receipt.done
+    assert [t.checkpoints > 20 for t in receipt.threads] == [True]
+    assert [(p.gone, p.overwritten, p.error) for p in receipt.places] == [(True, None, None)]
+    assert store.delete("t").done
+    assert not store.delete("nobody").done
 
 
 def test_a_reader_keeps_the_bytes(tmp_path: Path) -> None:
@@ -75,6 +143,21 @@ def test_what_charmos_left(tmp_path: Path) -> None:
     assert holds(tmp_path, SECRET) == []
 
 
+def test_what_charmos_left_and_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.json").write_text("[]")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with LocalMemory({"path": str(tmp_path / "threads.db")}) as store:
+        monkeypatch.setattr(Path, "unlink", refuse)
+        with pytest.raises(BackendReadOnly, match=r"charmos left in .* \(Permission denied\)"):
+            store.erase("t")
+        monkeypatch.undo()
+
+
 def test_late_writes_do_not_bring_it_back(store: CheckpointStore, tmp_path: Path) -> None:
     graph = tell(store, "t", SECRET)
     state = graph.get_state(place("t"))
@@ -86,16 +169,36 @@ def test_late_writes_do_not_bring_it_back(store: CheckpointStore, tmp_path: Path
 
 def test_begun_anew_is_not_done(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     tell(store, "t", SECRET)
-    delete = LocalMemory.delete
+    remove = LocalMemory._remove
 
-    def and_begin_anew(self: LocalMemory, thread_id: str) -> None:
-        delete(self, thread_id)
+    def and_begin_anew(self: LocalMemory, thread_id: str) -> bool:
+        removed = remove(self, thread_id)
         self.save_messages(thread_id, [{"role": "user", "content": "here I am"}])
+        return removed
 
-    monkeypatch.setattr(LocalMemory, "delete", and_begin_anew)
-    receipt = store.erase("t")
+    monkeypatch.setattr(LocalMemory, "_remove", and_begin_anew)
+    for receipt in (store.erase("t"), store.delete("t")):
+        assert not receipt.done
+        assert "'t'" in str(receipt.places[0].error)
+
+
+def test_what_came_meanwhile_is_not_done(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(store, "t", SECRET, user="ann")
+    remove = LocalMemory._remove
+
+    def and_begin_another(self: LocalMemory, thread_id: str) -> bool:
+        removed = remove(self, thread_id)
+        if thread_id == "t":
+            tell(self, "t2", SECRET, user="ann")
+        return removed
+
+    monkeypatch.setattr(LocalMemory, "_remove", and_begin_another)
+    receipt = store.erase(labels={"user": "ann"})
     assert not receipt.done
-    assert "'t'" in str(receipt.places[0].error)
+    assert "'t2'" in str(receipt.places[0].error)
+    assert store.erase(labels={"user": "ann"}).done
 
 
 def test_bad_input(store: CheckpointStore) -> None:
@@ -170,3 +273,37 @@ def test_not_done_before_it_is_sent(device: Device, tmp_path: Path) -> None:
     assert not receipt.done
     assert holds(tmp_path, SECRET) == ["remote.db"]
     device.line.before = None
+
+
+def test_by_label_until_it_is_done(device: Device, tmp_path: Path) -> None:
+    """Repeated as it was, it still knows whose threads these are: the store behind has them."""
+    tell(device, "t", SECRET, user="ann")
+    device.sync()
+    device.away()
+    receipt = device.erase(labels={"user": "ann"}, timeout=0.1)
+    assert [t.thread_id for t in receipt.threads] == ["t"]
+    assert [p.done for p in receipt.places] == [True, False]
+    assert holds(tmp_path, SECRET) == ["remote.db"]
+    with pytest.raises(BackendUnavailable):
+        device.threads_of({"user": "ann"})
+    device.line.cut = False
+    receipt = device.erase(labels={"user": "ann"})
+    assert receipt.done, receipt
+    assert holds(tmp_path, SECRET) == []
+
+
+def test_a_deletion_does_not_wait(device: Device, tmp_path: Path) -> None:
+    tell(device, "t", SECRET)
+    device.sync()
+    device.away()
+    made = len(device.line.made)
+    receipt = device.delete("t")
+    here, there = receipt.places
+    assert here.done
+    assert not there.done
+    assert "in the background" in str(there.error)
+    assert device.thread("t") is None
+    device.line.cut = False
+    receipt = device.delete("t", timeout=WAIT)
+    assert receipt.done
+    assert len(device.line.made) > made

@@ -376,12 +376,18 @@ class Breaks(Through):
         return self.inner.write(units)
 
 
-def test_a_copy_that_broke_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charm_checkpoint.encryption._BATCH_BYTES", 1)
-    backend = MemoryBackend()
+def chat_of(backend: Backend) -> Backend:
+    """A thread whose copy takes three requests."""
     door = Encryption(KEY).over(backend)
     store(door, put("1", None, blob("a", "1")), put("2", "1", blob("a", "2")), pending("2"))
-    for broken_at in (2, 3):
+    return door
+
+
+def test_a_copy_that_broke_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charm_checkpoint.moving.copying._BATCH_UNITS", 1)
+    backend = MemoryBackend()
+    door = chat_of(backend)
+    for broken_at in (2, 1):
         breaks = Breaks(backend)
         breaks.left = broken_at
         with pytest.raises(BackendUnavailable):
@@ -390,8 +396,37 @@ def test_a_copy_that_broke_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         assert door.read("copy", "", None).checkpoint is None
     door.copy("thread", "copy", at=AT)
     assert contents(door, "copy") == contents(door, "thread")
-    with pytest.raises(ThreadExistsError):
-        door.copy("thread", "copy", at=AT)
+
+
+class Loses(Breaks):
+    """Does the write that is asked for, and loses the answer."""
+
+    def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+        done = self.inner.write(units)
+        self.left -= 1
+        if not self.left:
+            raise BackendUnavailable("the answer was lost")
+        return done
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_copy_whose_answer_was_lost_can_be_repeated(
+    lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("charm_checkpoint.moving.copying._BATCH_UNITS", 1)
+    backend = MemoryBackend()
+    door, loses = chat_of(backend), Loses(backend)
+    loses.left = lost
+    broken = Encryption(KEY).over(loses)  # type: ignore[arg-type]
+    with pytest.raises(BackendUnavailable):
+        broken.copy("thread", "copy", at=AT)
+    broken.copy("thread", "copy", at=AT)
+    assert contents(door, "copy") == contents(door, "thread")
+    broken.copy("thread", "copy", at=AT)
+    for changed in ("copy", "thread"):
+        store(door, put(f"3-{changed}", "2", thread=changed))
+        with pytest.raises(ThreadExistsError):
+            door.copy("thread", "copy", at=AT)
 
 
 def test_a_copy_does_not_take_up_another_that_broke_off() -> None:

@@ -12,9 +12,11 @@ import pytest
 from langgraph.checkpoint.base.id import uuid6
 
 from charm_checkpoint import CheckpointSaver
+from charm_checkpoint.backend import BlobRow, PutCheckpoint, PutWrites
 from charm_checkpoint.errors import BackendCorrupt, BackendUnavailable
 from charm_checkpoint.sqlite import SqliteBackend
 from charm_checkpoint.store import CheckpointStore, store_from_saver
+from charm_checkpoint.testing import rows
 
 PLACE = {"thread_id": "t", "checkpoint_ns": ""}
 
@@ -96,7 +98,7 @@ def test_a_growing_list_costs_what_was_added(chat: Chat, turns: int) -> None:
     said = turns * 300
     assert stored < 4 * said, "whole values would be many times that, and grow with the square"
     steps = [steps for steps, _ in series(chat.path)]
-    assert max(steps) < 64, "a value is rebuilt from too many rows"
+    assert max(steps) <= 20, "a value is rebuilt from too many rows"
     assert series(chat.path)[-1][1] < 1.2 * said, "too much is read for the newest value"
     chat.check(chat.saver)
 
@@ -109,8 +111,8 @@ def test_values_that_change_here_and_there_are_deltas_too(chat: Chat) -> None:
         messages = [*messages[:at], text(rng, 40), *messages[at + 1 :]]
         chat.put(messages)
     whole = [size for base, _, size in blobs(chat.path) if base is None]
-    assert len(whole) <= 150 // 64 + 4
-    assert max(steps for steps, _ in series(chat.path)) <= 64 + 1
+    assert len(whole) <= 150 // 32 + 4
+    assert max(steps for steps, _ in series(chat.path)) <= 32 + 1
     chat.check(CheckpointSaver(SqliteBackend(chat.path)))
 
 
@@ -192,7 +194,9 @@ def test_pruning_keeps_deltas(chat: Chat) -> None:
     with store_from_saver(chat.saver) as store:
         assert isinstance(store, CheckpointStore)
         store.prune({"keep_last": 30})
-        assert [base is None for base, _, _ in blobs(chat.path)] == [True] + [False] * 29
+        whole = [base is None for base, _, _ in blobs(chat.path)]
+        assert (len(whole), whole[0]) == (30, True)
+        assert sum(whole) <= 2, "one more where the list has grown to twice its length"
         chat.expected = dict(list(chat.expected.items())[-30:])
         chat.put([*messages, text(rng)])
         fresh = CheckpointSaver(SqliteBackend(chat.path))
@@ -227,7 +231,7 @@ def test_compact_packs_what_is_whole(chat: Chat) -> None:
         f.stat().st_size for f in chat.path.parent.glob("threads.db*") if "shm" not in f.name
     )
     assert [base is None for base, _, _ in blobs(chat.path)] == [True] + [False] * 39 + [True]
-    assert max(steps for steps, _ in series(chat.path)) < 36
+    assert max(steps for steps, _ in series(chat.path)) <= 16
     chat.check(CheckpointSaver(SqliteBackend(chat.path)))
     again = backend.compact()
     assert again.after == again.before == done.after
@@ -335,6 +339,48 @@ def test_versions_that_may_come_again_are_never_a_base(tmp_path: Path, version: 
     assert [base for base, _, _ in blobs(chat.path)] == [None]
     chat.check(chat.saver)
     chat.saver.close()
+
+
+def unit(version: str, data: bytes, parent: str | None = None) -> PutCheckpoint:
+    name = version.partition(".")[0]
+    row = rows.put(name, parent, thread="t").row._replace(versions={"a": version})
+    return PutCheckpoint("t", "", row, (BlobRow("a", version, "t", data),), False, "raise")
+
+
+VERSIONS = [f"{n}.{n:032}" for n in range(1, 4)]
+FIRST, OTHER = b"first " * 500, b"other " * 500
+
+
+def read(backend: SqliteBackend, version: str) -> bytes:
+    [found] = backend.read("t", "", version.partition(".")[0]).blobs
+    return found.data
+
+
+def test_what_was_there_with_other_bytes_is_not_built_on(tmp_path: Path) -> None:
+    one, two = (SqliteBackend(tmp_path / "t.db") for _ in range(2))
+    one.setup()
+    one.write([unit(VERSIONS[0], FIRST)])
+    # The same version from somebody who serialized it in another way, with another checkpoint.
+    row = unit("9" + VERSIONS[0][1:], OTHER)
+    other = unit(VERSIONS[0], OTHER)
+    two.write([row._replace(row=row.row._replace(versions={"a": VERSIONS[0]}), blobs=other.blobs)])
+    two.write([unit(VERSIONS[1], OTHER + b"more", "9")])
+    assert [read(one, version) for version in VERSIONS[:2]] == [FIRST, OTHER + b"more"]
+    one.close()
+    two.close()
+
+
+def test_what_was_rolled_back_is_not_built_on(tmp_path: Path) -> None:
+    backend, other = (SqliteBackend(tmp_path / "t.db") for _ in range(2))
+    backend.setup()
+    broken: Any = PutWrites("t", "", "2", (object(),))  # type: ignore[arg-type]
+    with pytest.raises(Exception, match="object"):
+        backend.write([unit(VERSIONS[0], OTHER), broken])
+    other.write([unit(VERSIONS[0], FIRST)])
+    backend.write([unit(VERSIONS[1], OTHER + b"more", "1")])
+    assert [read(other, version) for version in VERSIONS[:2]] == [FIRST, OTHER + b"more"]
+    backend.close()
+    other.close()
 
 
 def test_a_missing_base_is_an_error_that_names_it(chat: Chat) -> None:
