@@ -53,6 +53,7 @@ __all__ = [
     "PutCheckpoint",
     "PutWrites",
     "Scan",
+    "Seen",
     "Snapshot",
     "Status",
     "ThreadCursor",
@@ -264,7 +265,8 @@ class Page(NamedTuple):
 
     entries: Sequence[Entry]
     next: tuple[str, str, str] | None
-    """`Scan.after` of the next page, `None` on the last."""
+    """`Scan.after` of the next page, `None` on the last. Of few that fit among many a page may be short, or empty, and
+    not the last."""
 
 
 class Ancestor(NamedTuple):
@@ -336,14 +338,24 @@ class ThreadRow(NamedTuple):
     """Of the root head's metadata, see `labels_of`."""
 
 
+class Seen(NamedTuple):
+    """A thread as somebody saw it."""
+
+    heads: Mapping[str, str]
+    """By namespace the checkpoint that it goes on from, of those that have one."""
+    checkpoints: int
+    """How many there are in all namespaces."""
+
+
 class Compacted(NamedTuple):
     """What `compact` made of the place where rows live."""
 
     before: int
-    """Bytes."""
+    """Bytes of the file; of a server: of the values."""
     after: int
-    complete: bool
-    """False if others were reading all the while: the file shrinks, and forgets what was deleted, when they end."""
+    complete: bool | None
+    """False if others were reading all the while: the file shrinks, and forgets what was deleted, when they end. `None`
+    of a server, which keeps the room for what comes, and what was deleted until then."""
 
 
 class Backend(Protocol):
@@ -356,9 +368,17 @@ class Backend(Protocol):
     One that can tell what checkpoints cost may have `sizes(thread_id) -> Mapping[tuple[str, str], int] | None`: by
     `(namespace, checkpoint_id)` the bytes stored for it, each counted once, with the greatest id that is read from it.
 
-    One that lives in a file may have `compact(*, pack: bool = True) -> Compacted`: give back the room of what was
-    deleted, so that no byte of it is left, and with `pack` first store old values in less room. Safe beside writers,
-    who may have to wait.
+    One whose name depends on what it has to ask for, such as whose token it is, may have `settle_name(names)`: what a
+    replica calls before the name decides which of its files is taken. `names()` tells of which remotes there are
+    replicas here, so that one of them can be meant where there is no answer; else it raises `BackendUnavailable`.
+
+    One that can compare and delete in one transaction may have `delete_if(thread_id, seen: Seen, *, at) -> bool`: as
+    `delete`, but of a thread only that is as it was `seen`; else it removes nothing and answers `False`. Without it, a
+    step that an agent takes in the very moment before an idle thread is deleted is deleted with it.
+
+    One that can store old values in less room may have `compact(*, pack: bool = True) -> Compacted`: do so with `pack`,
+    and if it lives in a file give back the room of what was deleted, so that no byte of it is left. Safe beside
+    writers, who may have to wait.
     """
 
     @property

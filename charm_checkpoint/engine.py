@@ -99,7 +99,7 @@ class Engine(ForkAware):
         return getattr(self.backend, "parallel_writes", 1)
 
     def _write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
-        return self._attempt(lambda: self._door.write(units))
+        return self._attempt(lambda: self._door.write(units), late=True)
 
     @property
     def unanswered(self) -> int:
@@ -115,7 +115,6 @@ class Engine(ForkAware):
             function: What to do.
             repeat: Whether it may be done again when the backend was unavailable, though it may have been done.
         """
-        self._check_open()
         return self._attempt(lambda: function(self._door), repeat=repeat)
 
     async def acall(self, function: Callable[[Backend], T], *, repeat: bool = True) -> T:
@@ -134,10 +133,13 @@ class Engine(ForkAware):
                 self._readers = ThreadPoolExecutor(_READERS, "charm-checkpoint-reader")
             return self._readers
 
-    def _attempt(self, action: Callable[[], T], *, repeat: bool = True) -> T:
+    def _attempt(self, action: Callable[[], T], *, repeat: bool = True, late: bool = False) -> T:
+        """Run `action`; `late`: also after the engine was closed, which else ends a call that is being repeated."""
         deadline = time.monotonic() + self._retry.budget
         pause = self._retry.first_pause
         while True:
+            if not late:
+                self._check_open()
             try:
                 if not self._ready:
                     self._setup()

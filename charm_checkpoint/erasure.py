@@ -1,21 +1,30 @@
-"""Removes all of a subject's threads, in every place that a store keeps them in, and looks whether they are gone."""
+"""Removes threads, or all of a subject's, in every place where a store keeps them, and looks whether they are gone."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from charm_checkpoint.backend import Backend, Labels, Scan, ThreadQuery
-from charm_checkpoint.codec import valid_id
+from charm_checkpoint.backend import Backend, Compacted, Scan
+from charm_checkpoint.codec import Codec, valid_id
 from charm_checkpoint.config import mask
-from charm_checkpoint.errors import BackendError
+from charm_checkpoint.errors import BackendUnavailable, CheckpointStoreError
 from charm_checkpoint.retention import headers
+from charm_checkpoint.rules import has_labels, is_label
 
 if TYPE_CHECKING:
     from charm_checkpoint.store import CheckpointStore
 
-__all__ = ["Erased", "Place", "Receipt", "Site", "erase"]
+__all__ = ["Erased", "Place", "Receipt", "Site", "Subject", "erase", "find"]
+
+Label = str | int | bool
+
+Subject = Mapping[str, "Label | tuple[Label, ...]"]
+"""What all of a subject's threads have in their metadata, all at once; of several values in a tuple one."""
+
+# How many checkpoints are looked at before that is told.
+_STEP = 1000
 
 
 class Erased(NamedTuple):
@@ -24,6 +33,8 @@ class Erased(NamedTuple):
     thread_id: str
     checkpoints: int
     """How many it had, in all namespaces."""
+    known: bool
+    """Whether there was anything of it, or had been before it was deleted. If not, its id may be misspelt."""
 
 
 class Place(NamedTuple):
@@ -33,7 +44,7 @@ class Place(NamedTuple):
     gone: bool
     """Whether nothing of them can be read there."""
     overwritten: bool | None
-    """Whether its file holds no byte of them; `None` where that is the database's own matter."""
+    """Whether its file holds no byte of them; `None` if that was not asked for, or is the database's own matter."""
     error: str | None = None
     """Why it is not done there, or not known to be."""
 
@@ -44,19 +55,24 @@ class Place(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """What `erase` did. Each thread's id stays in a tombstone, so that late writes do not bring the thread back."""
+    """What `delete` or `erase` did. Each thread's id stays in a tombstone: late writes do not bring the thread back."""
 
     at: float
     """Seconds since the epoch."""
-    labels: Labels
+    labels: Subject
     """What the threads were looked for by."""
     threads: tuple[Erased, ...]
     places: tuple[Place, ...]
 
     @property
+    def found(self) -> bool:
+        """Whether there were threads, and each that was named is known."""
+        return bool(self.threads) and all(thread.known for thread in self.threads)
+
+    @property
     def done(self) -> bool:
-        """Whether nothing is left to do."""
-        return all(place.done for place in self.places)
+        """Whether what was meant was found, and nothing is left to do."""
+        return self.found and all(place.done for place in self.places)
 
 
 class Site(NamedTuple):
@@ -71,57 +87,129 @@ class Site(NamedTuple):
 def erase(
     store: CheckpointStore,
     threads: Sequence[str],
-    labels: Labels,
+    labels: Subject,
+    *,
+    overwrite: bool,
     timeout: float,
     on_progress: Callable[[int, int], object] | None,
 ) -> Receipt:
-    """Remove threads everywhere: see `CheckpointStore.erase`."""
-    at, engine = time.time(), store.get_langgraph_checkpointer().engine
+    """Remove threads everywhere, and with `overwrite` their bytes: see `CheckpointStore.erase` and `delete`."""
+    at = time.time()
     names = dict.fromkeys(valid_id(name, "thread_id") for name in threads)
-    if labels:
-        names.update(dict.fromkeys(info.thread_id for info in store.threads(labels=labels)))
+    sites = store.sites()
+    for site in sites if labels else ():
+        try:
+            names.update(dict.fromkeys(_find(site, labels)))
+        except BackendUnavailable:
+            if len(sites) == 1:
+                raise
+            # It is asked once more in the end, and the receipt says what it answers.
     erased = []
     for done, name in enumerate(names, 1):
-        query = Scan(thread_id=name)
-        count = engine.call(lambda backend, query=query: sum(1 for _ in headers(backend, query)))  # type: ignore[misc]
-        store.delete(name)
-        erased.append(Erased(name, count))
+        erased.append(_remove(store, name))
         if on_progress is not None:
             on_progress(done, len(names))
     sent = store.wait_sent(names, timeout)
-    places = [_look(site, names, labels) for site in store.sites()]
-    if not sent and all(place.done for place in places):
-        waits = f"what was deleted is not sent yet, {timeout:g} s after; erase again, or send it"
-        places[-1] = places[-1]._replace(gone=False, error=waits)
+    places = [_look(site, names, labels, overwrite) for site in sites[: None if sent else -1]]
+    if not sent:
+        places.append(_unsent(sites[-1], names, labels, overwrite, timeout))
     return Receipt(at, labels, tuple(erased), tuple(places))
 
 
-def _look(site: Site, threads: Collection[str], labels: Labels) -> Place:
-    """Write a place's file anew without what was deleted, and look whether anything of the threads is left."""
+def find(
+    store: CheckpointStore, labels: Subject, on_looked: Callable[[int], object] | None
+) -> list[str]:
+    """The threads of a subject: see `CheckpointStore.threads_of`."""
+    found = dict.fromkeys(name for site in store.sites() for name in _find(site, labels, on_looked))
+    return list(found)
+
+
+def _find(
+    site: Site, labels: Subject, on_looked: Callable[[int], object] | None = None
+) -> list[str]:
+    return list(site.call(lambda backend: list(_having(backend, labels, on_looked))))
+
+
+def _having(
+    backend: Backend, labels: Subject, on_looked: Callable[[int], object] | None = None
+) -> Iterator[str]:
+    """Threads of which any checkpoint has the labels: also one that has no head yet, or other metadata by now."""
+    found: set[str] = set()
+    for count, entry in enumerate(headers(backend, Scan()), 1):
+        row = entry.snapshot.checkpoint
+        assert row is not None
+        if entry.thread_id not in found and _matches(Codec.metadata(row), labels):
+            found.add(entry.thread_id)
+            yield entry.thread_id
+        if on_looked is not None and count % _STEP == 0:
+            on_looked(count)
+
+
+def _matches(metadata: Mapping[str, Any], labels: Subject) -> bool:
+    found = {name: metadata[name] for name in labels if is_label(metadata.get(name), name)}
+    return all(
+        any(
+            has_labels(found, {name: value})
+            for value in (asked if isinstance(asked, tuple) else (asked,))
+        )
+        for name, asked in labels.items()
+    )
+
+
+def _remove(store: CheckpointStore, thread_id: str) -> Erased:
+    engine = store.get_langgraph_checkpointer().engine
+    query = Scan(thread_id=thread_id)
+    count = engine.call(lambda backend: sum(1 for _ in headers(backend, query)))
+    known = store._remove(thread_id) or count > 0
+    if not known:
+        left = engine.call(lambda backend: backend.read(thread_id, "", None)).deleted_through
+        known = left is not None
+    return Erased(thread_id, count, known)
+
+
+def _look(site: Site, threads: Collection[str], labels: Subject, overwrite: bool) -> Place:
+    """With `overwrite` write a place's file anew without what was deleted; look whether anything of it is left."""
     try:
-        overwritten = site.call(_overwrite)
+        overwritten = site.call(_overwrite) if overwrite and threads else None
         left = site.call(lambda backend: _left(backend, threads, labels))
-    except BackendError as failed:
+    except CheckpointStoreError as failed:
         return Place(site.name, False, None, str(mask(str(failed))))
     error = None
     if left:
         error = f"there is something of {', '.join(map(repr, left[:5]))}"
     elif overwritten is False:
-        error = "another program reads the file, and keeps the old bytes in it; erase again when that has ended"
+        error = (
+            "another program reads the file, and keeps the old bytes in it; erase these threads again, by their ids, "
+            "when that has ended"
+        )
     return Place(site.name, not left, overwritten, error)
+
+
+def _unsent(
+    site: Site, threads: Collection[str], labels: Subject, overwrite: bool, timeout: float
+) -> Place:
+    """The place behind, which was not told within the time."""
+    if not timeout:
+        return Place(site.name, False, None, "it is not told yet; that is done in the background")
+    place = _look(site, threads, labels, overwrite)
+    if not place.done:
+        return place
+    waits = f"what was deleted is not sent yet, {timeout:g} s after; erase again, or send it"
+    return place._replace(gone=False, error=waits)
 
 
 def _overwrite(backend: Backend) -> bool | None:
     compact = getattr(backend, "compact", None)
-    return None if compact is None else bool(compact(pack=False).complete)
+    done: Compacted | None = compact and compact(pack=False)
+    return done and done.complete
 
 
-def _left(backend: Backend, threads: Collection[str], labels: Labels) -> list[str]:
+def _left(backend: Backend, threads: Collection[str], labels: Subject) -> list[str]:
     found = [
         thread_id
         for thread_id in threads
-        if backend.scan(Scan(thread_id=thread_id, limit=1, values=False)).entries
+        if next(headers(backend, Scan(thread_id=thread_id)), None)
     ]
     if labels:
-        found += [row.thread_id for row in backend.threads(ThreadQuery(5, labels=labels))]
+        found += _having(backend, labels)
     return list(dict.fromkeys(found))

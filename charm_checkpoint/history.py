@@ -94,17 +94,20 @@ class MessageHistory:
         self._saver = saver
         self._channel = channel
 
-    def load(self, thread_id: str, *, checkpoint_id: str | None = None) -> list[dict[str, Any]]:
+    def load(
+        self, thread_id: str, *, checkpoint_id: str | None = None, namespace: str = ""
+    ) -> list[dict[str, Any]]:
         """Return the thread's messages, oldest first; an unknown thread has none.
 
         Args:
             thread_id: The thread.
             checkpoint_id: As they were at this checkpoint; by default the newest.
+            namespace: The root graph's (`''`) or a subgraph's.
 
         Raises:
             DeserializationError: The channel holds something else than a list of messages.
         """
-        return to_dicts(self._read(thread_id, checkpoint_id).stored)
+        return to_dicts(self._read(thread_id, checkpoint_id, namespace).stored)
 
     def save(self, thread_id: str, messages: Iterable[dict[str, Any] | BaseMessage]) -> None:
         """Make `messages` the thread's whole list; the same list again writes nothing.
@@ -184,8 +187,10 @@ class MessageHistory:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def _read(self, thread_id: str, checkpoint_id: str | None = None) -> _Thread:
-        config = _config(thread_id)
+    def _read(
+        self, thread_id: str, checkpoint_id: str | None = None, namespace: str = ""
+    ) -> _Thread:
+        config = _config(thread_id, namespace)
         if checkpoint_id is not None:
             config["configurable"]["checkpoint_id"] = checkpoint_id
         head = self._saver.get_tuple(config)
@@ -292,8 +297,8 @@ class MessageHistory:
                 )
 
 
-def _config(thread_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+def _config(thread_id: str, namespace: str = "") -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace}}
 
 
 def _counters(head: CheckpointTuple) -> Mapping[str, tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from charm_checkpoint.backend import Backend, Compacted, Labels, Status, ThreadRow
-    from charm_checkpoint.erasure import Receipt, Site
+    from charm_checkpoint.erasure import Receipt, Site, Subject
     from charm_checkpoint.history import MessageHistory
     from charm_checkpoint.moving import Source
     from charm_checkpoint.retention import PruneReport
@@ -170,9 +171,14 @@ class SaverStore(BaseMemoryStore):
         place = {"thread_id": thread_id, "checkpoint_ns": namespace}
         return self.get_langgraph_checkpointer().list({"configurable": place}, limit=limit)
 
-    def delete(self, thread_id: str) -> None:
-        """Remove a thread with its whole history."""
+    def delete(self, thread_id: str) -> Receipt | None:
+        """Remove a thread with its whole history.
+
+        Returns:
+            What was found, and where; `None` from a saver that cannot tell.
+        """
         self.get_langgraph_checkpointer().delete_thread(thread_id)
+        return None
 
 
 class CheckpointStore(SaverStore):
@@ -335,10 +341,26 @@ class CheckpointStore(SaverStore):
         engine = self.get_langgraph_checkpointer().engine
         return prune(engine, limits, threads, dry_run, on_progress)
 
+    def delete(self, thread_id: str, *, timeout: float = 0.0) -> Receipt:
+        """Remove a thread with its whole history in every place this store keeps it in, and look whether it is gone.
+
+        What it held is in a file's free pages until they are used again: `erase` leaves no byte.
+
+        Args:
+            thread_id: The thread.
+            timeout: Seconds to wait until the store behind a replica knows. By default that is told in the background,
+                and the receipt says for that place that it is not done yet.
+
+        Returns:
+            What was found and where; `done` is false where something is left, or nobody could be asked, and where
+            there never was such a thread.
+        """
+        return self._erase((thread_id,), {}, False, timeout, None)
+
     def erase(
         self,
         *threads: str,
-        labels: Labels | None = None,
+        labels: Subject | None = None,
         timeout: float = 30.0,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> Receipt:
@@ -349,21 +371,67 @@ class CheckpointStore(SaverStore):
 
         Args:
             threads: These.
-            labels: And those that have all of these labels, as `threads` finds them.
+            labels: And those that `threads_of` finds.
             timeout: Seconds to wait until the store behind a replica has it.
             on_progress: Called with how many threads are deleted, and of how many.
 
         Returns:
-            What was found and where; `done` is false where something is left, or nobody could be asked.
+            What was found and where; `done` is false where something is left, or nobody could be asked; where nothing
+            has such labels, and where there never was such a thread.
 
         Raises:
             ConfigError: Neither threads nor labels are given, or there cannot be such labels.
         """
-        from charm_checkpoint.erasure import erase
-
         if not threads and not labels:
             raise ConfigError("name the threads to erase, or labels that they have")
-        return erase(self, threads, labels or {}, timeout, on_progress)
+        return self._erase(threads, labels or {}, True, timeout, on_progress)
+
+    def _erase(
+        self,
+        threads: Sequence[str],
+        labels: Subject,
+        overwrite: bool,
+        timeout: float,
+        on_progress: Callable[[int, int], object] | None,
+    ) -> Receipt:
+        from charm_checkpoint.erasure import erase
+
+        _check_subject(labels)
+        return erase(
+            self, threads, labels, overwrite=overwrite, timeout=timeout, on_progress=on_progress
+        )
+
+    def threads_of(
+        self, labels: Subject, *, on_looked: Callable[[int], object] | None = None
+    ) -> list[str]:
+        """The ids of all threads of a subject: any of their checkpoints, in any place, has all of some labels.
+
+        Also of those that have others by now, of branches, and of what a copy that broke off has left, which no other
+        listing shows. To tell, the metadata of every checkpoint in the store is read.
+
+        Args:
+            labels: As for `threads`; of several values in a tuple one: `{"user": (17, "17")}`.
+            on_looked: Called now and then with how many checkpoints were looked at.
+
+        Raises:
+            ConfigError: There are no labels, or cannot be such ones.
+            DeserializationError: The metadata of a checkpoint is damaged.
+            BackendUnavailable: One of the places cannot be asked.
+        """
+        from charm_checkpoint.erasure import find
+
+        if not labels:
+            raise ConfigError("name labels that the threads have")
+        _check_subject(labels)
+        return find(self, labels, on_looked)
+
+    def _remove(self, thread_id: str) -> bool:
+        """Remove a thread with everything of it, as `delete` does before it looks. False if there was nothing."""
+        from charm_checkpoint.codec import valid_id
+
+        thread_id = valid_id(thread_id, "thread_id")
+        engine = self.get_langgraph_checkpointer().engine
+        return engine.call(lambda backend: backend.delete(thread_id, at=time.time()))
 
     def sites(self) -> list[Site]:
         """The places where threads are, the nearest first."""
@@ -374,13 +442,13 @@ class CheckpointStore(SaverStore):
         return [Site(str(mask(backend.name)), lambda look: engine.call(lambda _: look(backend)))]
 
     def wait_sent(self, threads: Iterable[str], timeout: float) -> bool:
-        """Wait until all of some threads is in every place. False if `timeout` (seconds) ran out."""
-        return self.flush(timeout)
+        """Wait until all that was answered of some threads is in every place. False if `timeout` (seconds) ran out."""
+        return True
 
     def compact(self) -> Compacted:
         """Store old values in less room and give back what pruning and deleting left, beside running agents.
 
-        Their writes wait meanwhile. Of a replica it is this device's file.
+        Writes to a file wait meanwhile; a server keeps the room, for what comes. Of a replica it is this device's file.
 
         Raises:
             ConfigError: The database looks after its room itself.
@@ -390,9 +458,7 @@ class CheckpointStore(SaverStore):
         engine = self.get_langgraph_checkpointer().engine
         compact = getattr(engine.backend, "compact", None)
         if compact is None:
-            raise ConfigError(
-                f"{engine.backend.name} is no file on this device; its database looks after its room itself"
-            )
+            raise ConfigError(f"{engine.backend.name} looks after its room itself")
         found: Compacted = engine.call(lambda _: compact())
         return found
 
@@ -422,6 +488,14 @@ def store_from_saver(saver: BaseCheckpointSaver[Any], **config: Any) -> SaverSto
     if isinstance(saver, CheckpointSaver):
         return _OpenedStore(saver, config)
     return SaverStore(saver, config)
+
+
+def _check_subject(labels: Subject) -> None:
+    for name, asked in labels.items():
+        if asked == ():
+            raise ConfigError(f"label {str(name)[:40]!r} has no value to look for")
+        for value in asked if isinstance(asked, tuple) else (asked,):
+            _check_query(None, {name: value})
 
 
 def _check_query(status: str | None, labels: Labels | None) -> None:

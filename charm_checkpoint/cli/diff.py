@@ -14,12 +14,13 @@ from charm_checkpoint.backend import CheckpointRow, Scan, Snapshot
 from charm_checkpoint.cli.output import amount, facts, iso, local, preview, printable, shorten
 from charm_checkpoint.cli.reports import Compared, Diff, Difference, Part
 from charm_checkpoint.cli.show import role_of, said
-from charm_checkpoint.cli.standing import Standing, Value, plain
+from charm_checkpoint.cli.standing import Standing, Value, load, plain
 from charm_checkpoint.cli.stores import known_thread, store_name
 from charm_checkpoint.codec import Codec
 from charm_checkpoint.errors import CheckpointStoreError, ConfigError
 from charm_checkpoint.messages import to_dicts
 from charm_checkpoint.retention import delta_channels, headers
+from charm_checkpoint.saver import CheckpointSaver
 from charm_checkpoint.store import CheckpointStore
 
 __all__ = ["gather", "render"]
@@ -36,6 +37,8 @@ class _Side(NamedTuple):
     state: Mapping[str, Value]
     stored: Mapping[str, tuple[str, bytes] | str]
     """By channel what tells whether two sides hold the same: the stored bytes, else the version."""
+    as_writes: frozenset[str]
+    """Channels that are kept as writes to earlier checkpoints, and that only their graph puts together."""
 
 
 def gather(
@@ -75,12 +78,19 @@ def gather(
     after = _side(store, theirs, namespace, after_id)
     names = sorted({*(before.stored if before else ()), *after.stored})
     changed = [n for n in names if not before or before.stored.get(n) != after.stored.get(n)]
+    as_writes = after.as_writes | (before.as_writes if before else frozenset())
+    old_path, new_path = _paths(rows, before_id if before else None, their_rows, after_id)
+    if before:
+        before = _with_writes(store, before, namespace, as_writes & {*changed}, old_path)
+    after = _with_writes(store, after, namespace, as_writes & {*changed}, new_path)
     return {
         "store": store_name(store),
         "namespace": namespace,
         "before": _compared(before) if before else None,
         "after": _compared(after),
-        "differences": [_difference(n, before, after, limit) for n in changed],
+        "differences": [
+            _difference(n, before, after, limit, as_writes=n in as_writes) for n in changed
+        ],
         "unchanged": [n for n in names if n not in changed],
     }
 
@@ -125,22 +135,85 @@ def _side(
     stored: dict[str, tuple[str, bytes] | str] = {
         blob.channel: (blob.type, blob.data) for blob in snapshot.blobs if blob.channel in state
     }
-    for name in delta_channels(row) - state.keys():
-        stored[name] = row.versions.get(name, "")
-        state[name] = _replayed(store, thread_id, namespace, row.checkpoint_id, name)
-    return _Side(thread_id, snapshot, state, stored)
+    deltas = delta_channels(row) - state.keys()
+    stored.update({name: row.versions.get(name, "") for name in deltas})
+    if _MESSAGES in deltas:
+        place = {"checkpoint_id": row.checkpoint_id, "namespace": namespace}
+        try:
+            state[_MESSAGES] = Value(store.messages.load(thread_id, **place))
+        except CheckpointStoreError as error:
+            state[_MESSAGES] = Value(error=str(error))
+    return _Side(thread_id, snapshot, state, stored, frozenset(deltas - {_MESSAGES}))
 
 
-def _replayed(
-    store: CheckpointStore, thread_id: str, namespace: str, checkpoint_id: str, name: str
+# -- channels that only their graph puts together ----------------------------------------------------------------------
+
+
+def _paths(
+    rows: Mapping[str, CheckpointRow],
+    first: str | None,
+    their_rows: Mapping[str, CheckpointRow],
+    second: str,
+) -> tuple[set[str], set[str]]:
+    """What two checkpoints grew from since their ways parted, with where they did. A copy's ids are the same."""
+    old, new = list(_chain(rows, first)), list(_chain(their_rows, second))
+    shared = {*old} & {*new}
+
+    def above(chain: list[str]) -> set[str]:
+        end = next((n for n, id in enumerate(chain) if id in shared), len(chain) - 1)
+        return {*chain[1 : end + 1]}
+
+    return above(old), above(new)
+
+
+def _chain(rows: Mapping[str, CheckpointRow], step: str | None) -> Iterator[str]:
+    seen: set[str] = set()
+    while (
+        step is not None and step in rows and step not in seen
+    ):  # a forged cycle of parents has to end
+        seen.add(step)
+        yield step
+        step = rows[step].parent_id
+
+
+def _with_writes(
+    store: CheckpointStore, side: _Side, namespace: str, names: frozenset[str], path: set[str]
+) -> _Side:
+    """Give channels what was written to them on a path, oldest first, in the place of their values."""
+    row = side.snapshot.checkpoint
+    assert row is not None
+    saver = store.get_langgraph_checkpointer()
+    values = {}
+    for name in names & side.stored.keys():
+        place = (side.thread_id, namespace, row.checkpoint_id)
+        values[name] = _written(saver, *place, name, set(path))
+    return side._replace(state={**side.state, **values})
+
+
+def _written(
+    saver: CheckpointSaver,
+    thread_id: str,
+    namespace: str,
+    step: str | None,
+    name: str,
+    path: set[str],
 ) -> Value:
-    """The value of a DeltaChannel: of the root graph's messages, whose rule is known."""
-    if namespace or name != _MESSAGES:
-        return Value(error="it is kept as changes to earlier checkpoints")
-    try:
-        return Value(store.messages.load(thread_id, checkpoint_id=checkpoint_id))
-    except CheckpointStoreError as error:
-        return Value(error=str(error))
+    found: list[Any] = []
+    while path and step is not None:
+        place = (thread_id, namespace, step, (name,))
+        ancestors = saver.engine.call(lambda backend, place=place: backend.lineage(*place))  # type: ignore[misc]
+        # A walk ends at a snapshot; what was written before that is found from there.
+        step = None
+        for ancestor in ancestors:
+            if ancestor.checkpoint_id in path:
+                path.discard(ancestor.checkpoint_id)
+                step = ancestor.checkpoint_id
+                for write in reversed(ancestor.writes):
+                    loaded = load(saver.serde, write.type, write.data)
+                    if loaded.error:
+                        return loaded
+                    found.append(loaded.value)
+    return Value(found[::-1])
 
 
 def _compared(side: _Side) -> Compared:
@@ -160,7 +233,9 @@ def _compared(side: _Side) -> Compared:
 # -- within a channel --------------------------------------------------------------------------------------------------
 
 
-def _difference(name: str, before: _Side | None, after: _Side, limit: int) -> Difference:
+def _difference(
+    name: str, before: _Side | None, after: _Side, limit: int, *, as_writes: bool
+) -> Difference:
     old = before.state.get(name) if before else None
     new = after.state.get(name)
     error = (old and old.error) or (new and new.error) or None
@@ -170,13 +245,15 @@ def _difference(name: str, before: _Side | None, after: _Side, limit: int) -> Di
         if [p["path"] for p in parts] == [""]:
             parts = []  # nothing but the two values themselves
     shown = parts[: limit or None]
+    look = _writes if as_writes else _preview
     return {
         "channel": name,
         "change": "added" if old is None else "removed" if new is None else "changed",
-        "before": None if old is None or old.error else _preview(old.value),
-        "after": None if new is None or new.error else _preview(new.value),
+        "before": None if old is None or old.error else look(old.value),
+        "after": None if new is None or new.error else look(new.value),
         "parts": shown,
         "more": len(parts) - len(shown),
+        "as_writes": as_writes,
         "error": error,
     }
 
@@ -257,6 +334,10 @@ def _plain(value: Any) -> Any:
     return plain(to_dicts([value])[0] if isinstance(value, BaseMessage) else value)
 
 
+def _writes(value: Any) -> str:
+    return amount(len(value), "write")
+
+
 def _preview(value: Any) -> str:
     if isinstance(value, (list, tuple)) and value and all(map(_is_message, value)):
         return amount(len(value), "message")
@@ -310,7 +391,8 @@ def _title(difference: Difference) -> str:
         if (count := sum(part["change"] == kind for part in difference["parts"]))
     ]
     more = f", {difference['more']} more" if difference["more"] else ""
-    return f"{printable(difference['channel'])}: {', '.join(counts) or difference['change']}{more}"
+    title = f"{printable(difference['channel'])}: {', '.join(counts) or difference['change']}{more}"
+    return f"{title} (shown as writes)" if difference["as_writes"] else title
 
 
 def _lines(difference: Difference) -> Table:

@@ -23,7 +23,7 @@ _REPORTS: dict[str, type] = {
     "history": reports.History,
     "diff": reports.Diff,
     "watch": reports.Watched,
-    "delete": reports.Deletion,
+    "delete": reports.Erasure,
     "erase": reports.Erasure,
     "prune": reports.Pruning,
     "compact": reports.Compaction,

@@ -17,7 +17,7 @@ from charm_checkpoint.cli.reports import Copied, Copy, Export, Fork
 from charm_checkpoint.cli.stores import is_made, known_thread, store_name
 from charm_checkpoint.cli.threads import list_threads
 from charm_checkpoint.config import mask
-from charm_checkpoint.errors import ConfigError, ThreadNotFoundError
+from charm_checkpoint.errors import BackendError, ConfigError, ThreadNotFoundError
 from charm_checkpoint.memory import MemoryBackend
 from charm_checkpoint.moving import (
     CopyReport,
@@ -202,10 +202,12 @@ def _writing(path: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         Path(file.name).replace(target)
-    except BaseException:
+    except OSError as error:
+        # Of writing the rest; export_threads has its own for what came before.
+        raise BackendError(f"{path} cannot be written ({error.strerror})") from error
+    finally:
         with suppress(OSError):
             Path(file.name).unlink()
-        raise
 
 
 @contextmanager

@@ -67,8 +67,8 @@ def emit(report: R, as_json: bool, render: Callable[[R, Console], None]) -> None
 
 
 @contextmanager
-def progress(doing: str, total: int) -> Iterator[Callable[..., object]]:
-    """A bar on standard error while it is a terminal, gone at the end.
+def progress(doing: str, total: int | None) -> Iterator[Callable[..., object]]:
+    """A bar on standard error while it is a terminal, gone at the end. `total` is `None` where nobody knows how much.
 
     Call what it gives with how much is done, and with how much there is where that was not known before.
     """

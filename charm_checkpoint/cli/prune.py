@@ -92,7 +92,7 @@ def compact(store: CheckpointStore) -> Compaction:
     """Give room back.
 
     Raises:
-        ConfigError: The store is no file on this device.
+        ConfigError: The database looks after its room itself.
     """
     done = store.compact() if is_made(store) else Compacted(0, 0, True)
     return {
@@ -107,12 +107,13 @@ def render_compaction(report: Compaction, console: Console) -> None:
     """Say what became of it."""
     name = printable(report["store"])
     freed = report["before"] - report["after"]
-    if not report["complete"]:
+    if report["complete"] is False:
         console.print(
             f"{name} is written anew, and shrinks when the programs that are reading it end."
         )
     elif freed > 0:
         left = size(report["after"])
-        console.print(f"{size(freed)} of {name} are given back; {left} are left.")
+        back = "given back" if report["complete"] else "free for what comes"
+        console.print(f"{size(freed)} of {name} are {back}; {left} are left.")
     else:
         console.print(f"{name} takes {size(report['after'])}; there was nothing to give back.")

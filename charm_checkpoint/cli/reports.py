@@ -17,7 +17,6 @@ __all__ = [
     "Conflicts",
     "Copied",
     "Copy",
-    "Deletion",
     "Demonstration",
     "Diagnosis",
     "Diff",
@@ -193,6 +192,11 @@ class Difference(TypedDict):
     after: str | None
     parts: Annotated[list[Part], "of a list or mapping what differs within, messages by their ids"]
     more: Annotated[int, "how many of these `--limit` left out"]
+    as_writes: Annotated[
+        bool,
+        "whether the parts are what was written to the channel on either way since the two parted: it is kept as "
+        "changes, which only its graph puts together",
+    ]
     error: Annotated[str | None, "why the values cannot be shown"]
 
 
@@ -228,15 +232,6 @@ class Watched(TypedDict):
     message: Annotated[str | None, "the beginning of its last message"]
 
 
-class Deletion(TypedDict):
-    """What `delete` prints."""
-
-    store: str
-    thread_id: str
-    deleted: bool
-    sent: Annotated[bool, "whether the store behind a replica knows it, too"]
-
-
 class PrunedThread(TypedDict):
     """One thread that lost something, or that the limits do not hold for."""
 
@@ -262,16 +257,20 @@ class Compaction(TypedDict):
     """What `compact` prints."""
 
     store: str
-    before: Annotated[int, "bytes of the file"]
+    before: Annotated[int, "bytes of the file; of a server: of the values"]
     after: int
-    complete: Annotated[bool, "false if it shrinks only when others stop reading it"]
+    complete: Annotated[
+        bool | None,
+        "false if it shrinks only when others stop reading it; `null` of a server, which keeps the room for what comes",
+    ]
 
 
 class ErasedThread(TypedDict):
-    """One thread that was erased."""
+    """One thread that was removed."""
 
     thread_id: str
     checkpoints: Annotated[int, "how many it had"]
+    known: Annotated[bool, "whether there was anything of it, or had been before it was deleted"]
 
 
 class ErasurePlace(TypedDict):
@@ -280,19 +279,23 @@ class ErasurePlace(TypedDict):
     name: str
     gone: Annotated[bool, "whether nothing of them can be read there"]
     overwritten: Annotated[
-        bool | None, "whether its file holds no byte of them; `null` where a server has its own"
+        bool | None,
+        "whether its file holds no byte of them; `null` after `delete`, and where a server has its own",
     ]
     error: Annotated[str | None, "why it is not done there, or not known to be"]
 
 
 class Erasure(TypedDict):
-    """What `erase` prints."""
+    """The receipt that `delete` and `erase` print."""
 
     store: str
-    erased: Annotated[bool, "false if you said no"]
-    done: Annotated[bool, "whether nothing is left to do in any place"]
+    confirmed: Annotated[bool, "false if you said no"]
+    found: Annotated[bool, "whether there were threads, and each that was named is known"]
+    done: Annotated[bool, "whether they were found, and nothing is left to do in any place"]
     at: Annotated[str | None, "when it was"]
-    labels: Annotated[dict[str, Any], "what threads were looked for by"]
+    labels: Annotated[
+        dict[str, Any], "what threads were looked for by; of several values in a list one is enough"
+    ]
     threads: list[ErasedThread]
     places: list[ErasurePlace]
 
@@ -304,7 +307,7 @@ class Copied(TypedDict):
     outcome: Annotated[
         str,
         "`copied`; `updated`: an earlier state was there; `same`: all of it was there; `differs`, `deleted`: another "
-        "state of it is there, or it was deleted there, and it was left as it was",
+        "state of it is there, or it was deleted there, and it was left as it was; `invalid`: its id is none here",
     ]
     checkpoints: Annotated[int, "how many it has; for one that differs, as far as it was looked at"]
     sent: Annotated[int, "how many of them were sent; in a dry run, would be"]

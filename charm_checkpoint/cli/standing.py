@@ -16,7 +16,7 @@ from charm_checkpoint.cli.output import shorten
 from charm_checkpoint.cli.reports import Failure, Interruption
 from charm_checkpoint.errors import DeserializationError
 
-__all__ = ["Standing", "Value", "plain"]
+__all__ = ["Standing", "Value", "load", "plain"]
 
 _ERROR_TEXT = 500
 
@@ -34,6 +34,16 @@ class Value(NamedTuple):
     error: str | None = None
     size: int = 0
     """Bytes, as stored."""
+
+
+def load(serde: SerializerProtocol, type_: str, data: bytes) -> Value:
+    """Read a stored value back, if that can be done."""
+    try:
+        return Value(serde.loads_typed((type_, data)), size=len(data))
+    except DeserializationError as error:
+        return Value(error=str(error), size=len(data))
+    except Exception as error:  # noqa: BLE001 -- whatever a serializer stumbles over in damaged bytes
+        return Value(error=f"it cannot be read back: {error}", size=len(data))
 
 
 class Standing:
@@ -100,12 +110,7 @@ class Standing:
                 yield {"node": self._node_of(write), "error": text}
 
     def _load(self, type_: str, data: bytes) -> Value:
-        try:
-            return Value(self._serde.loads_typed((type_, data)), size=len(data))
-        except DeserializationError as error:
-            return Value(error=str(error), size=len(data))
-        except Exception as error:  # noqa: BLE001 -- whatever a serializer stumbles over in damaged bytes
-            return Value(error=f"it cannot be read back: {error}", size=len(data))
+        return load(self._serde, type_, data)
 
     def _node_of(self, write: WriteRow) -> str | None:
         """The node whose task made a write, `None` where its path does not tell."""

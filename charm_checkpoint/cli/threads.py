@@ -1,4 +1,4 @@
-"""`threads` and `delete`: what a store holds."""
+"""`threads`: what a store holds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, cast
 from rich.console import Console
 from rich.table import Table
 
-from charm_checkpoint.cli.output import WIDE, ask, iso, local, printable
-from charm_checkpoint.cli.reports import Deletion, Thread, Threads
-from charm_checkpoint.cli.stores import is_made, known_thread, store_name
+from charm_checkpoint.cli.output import WIDE, iso, local, printable
+from charm_checkpoint.cli.reports import Thread, Threads
+from charm_checkpoint.cli.stores import is_made, store_name
 from charm_checkpoint.cli.sync import backend_of
 from charm_checkpoint.errors import ConfigError
 from charm_checkpoint.replica import ReplicaStore
@@ -27,16 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STATUS_STYLE",
-    "delete",
     "diverged_threads",
     "list_threads",
     "parse_label",
-    "render_deletion",
     "render_threads",
 ]
 
-# Seconds to wait until the store behind a replica knows that a thread is deleted.
-_PATIENCE = 10.0
 STATUS_STYLE = {"interrupted": "yellow", "failed": "red"}
 _DIVERGED = "diverged"
 _SECONDS = {"m": 60, "h": 3600, "d": 86400}
@@ -177,43 +173,3 @@ def render_threads(report: Threads, console: Console) -> None:
     console.print(table)
     if report["more"]:
         console.print("… and more; --limit 0 shows all.", style="dim")
-
-
-def delete(store: CheckpointStore, thread_id: str, *, confirmed: bool) -> Deletion:
-    """Delete a thread; without `confirmed` a person is asked.
-
-    Raises:
-        ThreadNotFoundError: There is no such thread.
-        ConfigError: Nobody is there to be asked.
-    """
-    info = known_thread(store, thread_id)
-    if not confirmed:
-        when = local(iso(info.updated_at))
-        confirmed = ask(
-            f"Delete thread {printable(info.thread_id)} (last written {when} by {printable(info.device)}) with its "
-            "whole history? There is no way back.",
-            what="delete asks before it deletes",
-        )
-    if confirmed:
-        store.delete(info.thread_id)
-    return {
-        "store": store_name(store),
-        "thread_id": info.thread_id,
-        "deleted": confirmed,
-        "sent": confirmed and store.wait_sent([info.thread_id], _PATIENCE),
-    }
-
-
-def render_deletion(report: Deletion, console: Console) -> None:
-    """Say what became of it."""
-    name = printable(report["thread_id"])
-    if not report["deleted"]:
-        console.print(f"Thread {name} is left as it is.")
-    elif report["sent"]:
-        console.print(f"Thread {name} is deleted.")
-    else:
-        console.print(
-            f"Thread {name} is deleted on this device. The store behind does not know it yet: an agent that runs here "
-            "tells it, and so does sync push.",
-            style="red",
-        )

@@ -17,11 +17,13 @@ from charm_checkpoint.backend import (
     BlobRow,
     CheckpointRow,
     Entry,
+    HeadRow,
     MoveHead,
     Outcome,
     PutCheckpoint,
     PutWrites,
     Snapshot,
+    ThreadQuery,
     Unit,
 )
 from charm_checkpoint.codec import valid_id
@@ -30,6 +32,7 @@ from charm_checkpoint.errors import (
     BackendError,
     ConfigError,
     DeletedInTargetError,
+    InvalidIdError,
     ThreadExistsError,
     ThreadNotFoundError,
 )
@@ -45,14 +48,14 @@ from charm_checkpoint.moving.source import (
     source_of,
 )
 
-__all__ = ["CopiedThread", "Copier", "CopyReport", "OnExisting", "copy_threads"]
+__all__ = ["ROUNDS", "CopiedThread", "Copier", "CopyReport", "OnExisting", "copy_threads"]
 
 # One request to the target, and so one transaction.
 _BATCH_UNITS, _BATCH_BYTES = 200, 2 * 1024 * 1024
 # What is read of both sides at a time.
 _CHUNK_ENTRIES, _CHUNK_BYTES = 100, 8 * 1024 * 1024
 # A thread that agents work on may have more each time that it is looked at.
-_ROUNDS = 8
+ROUNDS = 8
 
 OnExisting = Literal["fail", "skip"]
 
@@ -61,9 +64,10 @@ class CopiedThread(NamedTuple):
     """What became of one thread."""
 
     thread_id: str
-    outcome: Literal["copied", "updated", "same", "differs", "deleted"]
+    outcome: Literal["copied", "updated", "same", "differs", "deleted", "invalid"]
     """`"copied"`; `"updated"`: the target had an earlier state of it; `"same"`: it had all of it. Left as it was:
-    `"differs"`, the target has another thread of that id; `"deleted"`, there the thread was deleted."""
+    `"differs"`, the target has another thread of that id; `"deleted"`, there the thread was deleted; `"invalid"`, its
+    id is none that a store of this project takes."""
     checkpoints: int = 0
     """How many there are in the source."""
     sent: int = 0
@@ -86,8 +90,8 @@ class CopyReport(NamedTuple):
 
     @property
     def left(self) -> tuple[CopiedThread, ...]:
-        """The threads that were left as they were in the target, because they are others there."""
-        return tuple(t for t in self.threads if t.outcome in ("differs", "deleted"))
+        """The threads of which the target has not what the source has."""
+        return tuple(t for t in self.threads if t.outcome in ("differs", "deleted", "invalid"))
 
 
 def copy_threads(
@@ -102,15 +106,18 @@ def copy_threads(
     """Copy threads with their whole history, their values byte for byte, and compare both sides afterwards.
 
     Interrupted at any moment and called again, it goes on; called once more, it finds everything there. A thread of
-    which the target has an earlier state is brought up to date; one that it has in another state is left as it is.
-    Deletions are not copied. Agents may work on the source meanwhile; copying once more brings what they added.
+    which the target has an earlier state is brought up to date; one that it has in another state, or that goes on there
+    from where the source's does not come from, is left as it is. Deletions are not copied. Agents may work on the
+    source meanwhile; copying once more brings what they added.
 
     Args:
         source: A store, any LangGraph saver, a backend, or a `Source`. Nothing in it is altered.
         target: A store, one of this project's savers, or a backend.
         threads: Their ids; `None` for all.
-        on_existing: What to do about a thread that the target has in another state: `"fail"`, or `"skip"` it.
-        dry_run: Only tell what would be done.
+        on_existing: What to do about a thread that the target has in another state, or cannot have under its id:
+            `"fail"`, or `"skip"` it.
+        dry_run: Only tell what would be done. A thread of whose id the target has deleted one is told as deleted; in
+            truth it is copied if it is not that one, but another.
         progress: Called with how many threads are done, and how many there are.
 
     Returns:
@@ -120,6 +127,7 @@ def copy_threads(
         ThreadNotFoundError: The source has no such thread; nothing was copied.
         ThreadExistsError: The target has another thread of that id. It was left as it is; those before it are copied.
         DeletedInTargetError: The thread was deleted in the target, likewise.
+        InvalidIdError: The source has a thread whose id no store of this project takes, likewise.
         BackendError: One of the two failed, or agents added to a thread faster than it could be compared.
     """
     if on_existing not in ("fail", "skip"):
@@ -161,6 +169,10 @@ class _Round(NamedTuple):
     bytes: int = 0
     difference: str | None = None
     deleted_at: float | None = None
+    broken_off: bool = False
+    """A head of the source was not among its checkpoints: some of them went while they were read."""
+    first: CheckpointRow | None = None
+    """The root graph's first checkpoint in the source."""
 
 
 class Copier:
@@ -188,12 +200,17 @@ class Copier:
         Raises:
             ThreadExistsError: The target has another one.
             DeletedInTargetError: It was deleted there.
+            InvalidIdError: Nobody could ask for it there.
         """
         name = copied.thread_id
+        if copied.outcome == "invalid":
+            raise InvalidIdError(
+                f"a thread of {self._source.name} cannot be copied: {copied.detail}"
+            )
         if copied.outcome == "differs":
             raise ThreadExistsError(
-                f"thread {name!r} is in {self.name} in another state ({copied.detail}); it was left as it is. Delete "
-                "it there, or copy without it"
+                f"thread {name!r} is in {self.name} in another state ({copied.detail}); it was left as it is. To "
+                "have both, fork it in the source under another id and copy that one; or copy without it"
             )
         if copied.outcome == "deleted":
             raise DeletedInTargetError(name, copied.deleted_at)
@@ -202,15 +219,22 @@ class Copier:
         """Copy one thread.
 
         Raises:
-            ThreadNotFoundError: The source has no such thread.
+            ThreadNotFoundError: The source has no such thread, or it was deleted meanwhile; then nothing of it stays in
+                the target, unless that had an earlier state of it.
             BackendError: One side failed, or the source changed all the while.
         """
+        try:
+            valid_id(thread_id, "its id")
+        except InvalidIdError as error:
+            return CopiedThread(thread_id, "invalid", detail=str(error))
         sent = size = 0
-        was_there = False
-        for count in range(_ROUNDS):
+        was_there = is_earlier = False
+        for count in range(ROUNDS):
             # The heads first: what they name is among the checkpoints that are read after them.
             thread = self._source.thread(thread_id)
-            if thread is None:
+            if thread is None or not thread.heads:
+                if count and not self._dry_run:
+                    self._take_back(thread_id)
                 raise ThreadNotFoundError(
                     f"there is no thread {thread_id!r} in {self._source.name}"
                 )
@@ -218,7 +242,7 @@ class Copier:
             # What has no head yet is the beginning of a copy. What has one is changed only once it is known to be an
             # earlier state of this thread.
             was_there = was_there or (count == 0 and bool(there.heads))
-            sends = not self._dry_run and (count > 0 or not was_there)
+            sends = not self._dry_run and (is_earlier or not was_there)
             found = self._look(thread, there, sends=sends)
             if sends:
                 sent, size = sent + found.lacking, size + found.bytes
@@ -231,6 +255,14 @@ class Copier:
                 return CopiedThread(
                     thread_id, "differs", found.checkpoints, detail=found.difference
                 )
+            if found.broken_off:
+                continue
+            is_earlier = True
+            if self._dry_run and (deleted_at := self._deleted(thread_id, there, found.first)):
+                detail = "a thread of this id was deleted there"
+                return CopiedThread(
+                    thread_id, "deleted", found.checkpoints, 0, 0, detail, deleted_at
+                )
             if self._dry_run:
                 outcome: Any = "updated" if was_there else "copied"
                 if was_there and not found.lacking:
@@ -240,23 +272,42 @@ class Copier:
                 )
             if found.lacking:
                 continue
-            if was_there and not count:
+            if was_there and not sent:
                 return self._same(thread, there, found)
             if (moved := self._set_heads(thread, there)) is not None:
                 return CopiedThread(thread_id, "differs", found.checkpoints, sent, size, moved)
             outcome = "updated" if was_there else "copied"
             return CopiedThread(thread_id, outcome, found.checkpoints, sent, size)
         raise BackendError(
-            f"thread {thread_id!r} had more each of the {_ROUNDS} times that it was compared; let the agents that work "
+            f"thread {thread_id!r} changed each of the {ROUNDS} times that it was compared; let the agents that work "
             "on it pause, and copy again"
         )
+
+    def _take_back(self, thread_id: str) -> None:
+        """Remove the beginning of a copy of what is gone in the source; it may come again, so without a tombstone."""
+        there = Listing(self._target, thread_id)
+        if there.heads:
+            return
+        places = [(namespace, checkpoint_id) for checkpoint_id, namespace in there.stubs]
+        for start in range(0, len(places), _BATCH_UNITS):
+            drop = places[start : start + _BATCH_UNITS]
+            self._target.call(lambda backend, drop=drop: backend.prune(thread_id, drop))  # type: ignore[misc]
+
+    def _deleted(self, thread_id: str, there: Listing, first: CheckpointRow | None) -> float | None:
+        """When the target deleted a thread of this id that, as far as can be told without writing, is the same."""
+        if there.stubs or first is None:
+            return None
+        tombstone = self._target.call(lambda backend: backend.pull(thread_id, ())).tombstone
+        if tombstone is None:
+            return None
+        late = (first.parent_id or first.checkpoint_id) <= tombstone.deleted_through
+        return tombstone.deleted_at if late else None
 
     def _same(self, thread: Thread, there: Listing, found: _Round) -> CopiedThread:
         for head in thread.heads:
             other = there.heads.get(head.namespace)
             if other is None or other.checkpoint_id != head.checkpoint_id:
-                newest = other.checkpoint_id if other else "nothing"
-                detail = f"it goes on from {newest}, here from {head.checkpoint_id}"
+                detail = _apart(other, head)
                 return CopiedThread(thread.thread_id, "differs", found.checkpoints, detail=detail)
         return CopiedThread(thread.thread_id, "same", found.checkpoints)
 
@@ -269,13 +320,20 @@ class Copier:
         known = set(there.stubs)
         values: set[tuple[str, str, str]] = set()
         sent_last: dict[str, Mapping[str, str]] = {}
+        parents: dict[Key, str | None] = {}
+        first: CheckpointRow | None = None
         batch = _Batch(self._target)
         checkpoints = lacking = size = 0
         for chunk in _chunks(self._source.entries(thread_id)):
             stored = there.read(key for key in map(key_of, chunk) if key in there.stubs)
             for entry in chunk:
                 key = key_of(entry)
+                row = entry.snapshot.checkpoint
+                assert row is not None
                 checkpoints += 1
+                parents[key] = row.parent_id
+                if first is None and entry.namespace == "":
+                    first = row
                 extra.discard(key)
                 values.update((entry.namespace, *_name(blob)) for blob in entry.snapshot.blobs)
                 units: list[Unit] = []
@@ -299,11 +357,17 @@ class Copier:
         batch.flush()
         if batch.refused is not None:
             return _refusal(batch.refused, checkpoints)
+        if any((head.checkpoint_id, head.namespace) not in parents for head in thread.heads):
+            return _Round(checkpoints, lacking, size, broken_off=True)
         if extra:
             some = min(extra)[0]
             difference = f"its checkpoint {some} is not in {self._source.name}"
             return _Round(checkpoints, difference=difference)
-        return _Round(checkpoints, lacking, size)
+        for head in thread.heads:
+            other = there.heads.get(head.namespace)
+            if other is not None and not _grew_from(head, other.checkpoint_id, parents):
+                return _Round(checkpoints, difference=_apart(other, head))
+        return _Round(checkpoints, lacking, size, first=first)
 
     def _set_heads(self, thread: Thread, there: Listing) -> str | None:
         """Make the thread seen, as far as it goes; tells what stands in the way."""
@@ -325,12 +389,30 @@ class Copier:
         if moves:
             self._target.call(lambda backend: backend.write(moves))
         # Not judged by the answers: those to a repeated request differ.
-        now = Listing(self._target, name).heads
+        query = ThreadQuery(1, thread_id=name)
+        rows = self._target.call(lambda backend: backend.threads(query))
+        now = {head.namespace: head for row in rows for head in row.heads}
         for head in thread.heads:
             found = now.get(head.namespace)
             if found is None or found.checkpoint_id != head.checkpoint_id:
                 return "somebody moved it on there meanwhile"
         return None
+
+
+def _grew_from(head: HeadRow, checkpoint_id: str, parents: Mapping[Key, str | None]) -> bool:
+    """Whether a head is a checkpoint, or has it among its ancestors."""
+    step: str | None = head.checkpoint_id
+    seen: set[str] = set()
+    while step is not None and step != checkpoint_id and step not in seen:
+        seen.add(step)  # a forged cycle of parents has to end
+        step = parents.get((step, head.namespace))
+    return step == checkpoint_id
+
+
+def _apart(there: HeadRow | None, here: HeadRow) -> str:
+    where = f" in its subgraph {here.namespace!r}" if here.namespace else ""
+    newest = there.checkpoint_id if there else "nothing"
+    return f"it goes on from {newest}{where}, here from {here.checkpoint_id}"
 
 
 class _Batch:

@@ -27,9 +27,10 @@ def fork_thread(
 ) -> str:
     """Make a new thread of what led to a checkpoint of another; that one stays as it is.
 
-    The new thread's newest checkpoint is the one named. Below it is its history, with what subgraphs did in it; other
-    branches, and what came after, are left out. If the thread went on from the checkpoint, the new one stands before
-    that step: results of its tasks and answers to its questions are not taken along, the questions are.
+    The new thread's newest checkpoint is the one named. Below it is its history, with what subgraphs did in it and what
+    they remember; other branches, and what came after, are left out. If the thread went on from the checkpoint, the new
+    one stands before that step: results of its tasks and answers to its questions are not taken along, the questions
+    are.
 
     Args:
         engine: Runs the backend.
@@ -75,7 +76,7 @@ class _Fork:
         parents = {stub.parent_id for (_, ns), stub in listing.stubs.items() if ns == ""}
         self._went_on = self.tip != root_head and self.tip in parents
         self._chain = self._ancestry()
-        self._keys = {key for key in listing.stubs if self._is_below(key)}
+        self._keys = self._with_parents({key for key in listing.stubs if self._is_below(key)})
         now = time.time()
         self._heads = tuple(
             HeadRow(namespace, self._head(namespace), device, now)
@@ -126,6 +127,17 @@ class _Fork:
             return checkpoint_id <= self.tip  # of a saver that does not tell: by time, then
         # What is under the tip itself belongs to the step after it.
         return root_id in self._chain and not (self._went_on and root_id == self.tip)
+
+    def _with_parents(self, keys: set[Key]) -> set[Key]:
+        """Add what they grew from: a subgraph that remembers goes on in one branch with what it did in others."""
+        for checkpoint_id, namespace in list(keys):
+            step = self._listing.stubs[checkpoint_id, namespace].parent_id
+            while step is not None and (step, namespace) not in keys:
+                if (stub := self._listing.stubs.get((step, namespace))) is None:
+                    break
+                keys.add((step, namespace))
+                step = stub.parent_id
+        return keys
 
     def _head(self, namespace: str) -> str:
         if namespace == "":

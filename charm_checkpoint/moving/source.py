@@ -45,6 +45,7 @@ class Thread(NamedTuple):
     created_at: float
     """Seconds since the epoch."""
     heads: tuple[HeadRow, ...]
+    """At least one."""
 
 
 class Source(Protocol):

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import gzip
 import hashlib
 import json
+import math
 import tempfile
 import zlib
 from collections import OrderedDict
@@ -21,9 +23,15 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 from charm_checkpoint import delta
 from charm_checkpoint.backend import BlobRow, CheckpointRow, Entry, HeadRow, Snapshot, WriteRow
 from charm_checkpoint.codec import valid_id
-from charm_checkpoint.errors import BackendCorrupt, InvalidIdError, ThreadNotFoundError
-from charm_checkpoint.moving.copying import CopyReport, OnExisting, copy_threads
-from charm_checkpoint.moving.source import Place, Source, Thread, source_of
+from charm_checkpoint.errors import (
+    BackendCorrupt,
+    BackendError,
+    BackendFull,
+    InvalidIdError,
+    ThreadNotFoundError,
+)
+from charm_checkpoint.moving.copying import ROUNDS, CopyReport, OnExisting, copy_threads
+from charm_checkpoint.moving.source import Key, Place, Source, Thread, key_of, source_of
 
 __all__ = ["ExportReport", "export_threads", "import_threads", "opened_file"]
 
@@ -32,7 +40,7 @@ VERSION = 1
 
 # Namespaces whose last values both sides remember: those of subgraphs' calls come and do not come again.
 _NAMESPACES = 32
-_SPOOLED_BYTES = 16 * 1024 * 1024
+_SPOOLED_BYTES, _COPIED_BYTES = 16 * 1024 * 1024, 1024 * 1024
 _GZIP = b"\x1f\x8b"
 
 
@@ -63,14 +71,18 @@ def export_threads(
 
     Raises:
         ThreadNotFoundError: There is no such thread; the file is not complete.
+        BackendError: The source failed, or lost checkpoints of a thread faster than they could be read; likewise.
+        BackendFull: There is no room for the file, or to put a thread together; likewise.
+        BrokenPipeError: Whoever reads the file has ended.
     """
     origin = source_of(source)
     names = list(origin.threads() if threads is None else dict.fromkeys(threads))
     counted = _Counting(file)
     checkpoints = 0
-    with gzip.GzipFile(
-        fileobj=cast("BinaryIO", counted), mode="wb", filename="", mtime=0
-    ) as zipped:
+    with (
+        _on_disk("the file cannot be written"),
+        gzip.GzipFile(fileobj=cast("BinaryIO", counted), mode="wb", filename="", mtime=0) as zipped,
+    ):
         lines = _Lines(zipped)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         lines.write({"format": FORMAT, "version": VERSION, "written_at": now})
@@ -78,18 +90,30 @@ def export_threads(
         for count, name in enumerate(names):
             if progress is not None:
                 progress(count, len(names))
-            thread = origin.thread(valid_id(name, "thread_id"))
-            if thread is None:
+            written = _write_thread(lines, origin, valid_id(name, "thread_id"))
+            if written is None:
                 if threads is None:
                     continue  # deleted since it was listed
                 raise ThreadNotFoundError(f"there is no thread {name!r} in {origin.name}")
-            checkpoints += _write_thread(lines, thread, origin.entries(name))
+            checkpoints += written
             done.append(name)
         end = {"threads": len(done), "checkpoints": checkpoints, "sha256": lines.digest}
         lines.write({"end": end})
     if progress is not None:
         progress(len(names), len(names))
     return ExportReport(origin.name, tuple(done), checkpoints, counted.size)
+
+
+@contextmanager
+def _on_disk(what: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        told = "there is no room left" if full else error.strerror or str(error)
+        raise (BackendFull if full else BackendError)(f"{what}: {told}") from error
 
 
 class _Counting:
@@ -106,7 +130,7 @@ class _Counting:
 
 
 class _Lines:
-    def __init__(self, file: gzip.GzipFile) -> None:
+    def __init__(self, file: IO[bytes] | gzip.GzipFile) -> None:
         self._file = file
         self._hash = hashlib.sha256()
 
@@ -116,12 +140,35 @@ class _Lines:
         return self._hash.hexdigest()
 
     def write(self, line: dict[str, Any]) -> None:
-        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        self.add(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+
+    def add(self, data: bytes) -> None:
+        """Write what lines were made of."""
         self._hash.update(data)
         self._file.write(data)
 
 
-def _write_thread(lines: _Lines, thread: Thread, entries: Iterator[Entry]) -> int:
+def _write_thread(lines: _Lines, source: Source, name: str) -> int | None:
+    """Write a thread once it is known to be whole; tells how many checkpoints it has, `None` if it is not there."""
+    for _ in range(ROUNDS):
+        thread = source.thread(name)
+        if thread is None or not thread.heads:
+            return None
+        with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as spool:
+            seen = _write_entries(_Lines(cast("IO[bytes]", spool)), thread, source.entries(name))
+            if all((head.checkpoint_id, head.namespace) in seen for head in thread.heads):
+                spool.seek(0)
+                while data := spool.read(_COPIED_BYTES):
+                    lines.add(data)
+                return len(seen)
+        # It was deleted while it was read, or went on, and what was its newest was pruned.
+    raise BackendError(
+        f"thread {name!r} lost checkpoints each of the {ROUNDS} times that it was read; export it again when nothing "
+        "prunes it"
+    )
+
+
+def _write_entries(lines: _Lines, thread: Thread, entries: Iterator[Entry]) -> set[Key]:
     lines.write(
         {
             "thread": {
@@ -132,8 +179,9 @@ def _write_thread(lines: _Lines, thread: Thread, entries: Iterator[Entry]) -> in
         }
     )
     last: OrderedDict[str, dict[str, BlobRow]] = OrderedDict()
-    count = 0
-    for count, entry in enumerate(entries, 1):  # noqa: B007 - counts
+    seen: set[Key] = set()
+    for entry in entries:
+        seen.add(key_of(entry))
         before = last.setdefault(entry.namespace, {})
         last.move_to_end(entry.namespace)
         if len(last) > _NAMESPACES:
@@ -150,7 +198,7 @@ def _write_thread(lines: _Lines, thread: Thread, entries: Iterator[Entry]) -> in
         writes = [{**write._asdict(), "data": _text(write.data)} for write in entry.snapshot.writes]
         line = {"namespace": entry.namespace, **told, "versions": dict(row.versions)}
         lines.write({"checkpoint": {**line, "writes": writes}})
-    return count
+    return seen
 
 
 def _told(namespace: str, blob: BlobRow, before: BlobRow | None) -> dict[str, Any]:
@@ -186,9 +234,12 @@ def opened_file(file: BinaryIO, name: str) -> Iterator[Source]:
 
     Raises:
         BackendCorrupt: It is no such file, damaged, cut short, or of a newer version.
+        BackendFull: There is no room to unpack it.
     """
     with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as spool:
-        yield _FileSource(name, spool, _unpack(file, spool, name))
+        with _on_disk(f"{name} cannot be unpacked"):
+            parts = _unpack(file, spool, name)
+        yield _FileSource(name, spool, parts)
 
 
 def import_threads(
@@ -216,6 +267,7 @@ def import_threads(
 
     Raises:
         BackendCorrupt: It is no such file, damaged, cut short, or of a newer version; nothing was copied.
+        BackendFull: There is no room to unpack it; likewise.
         CheckpointStoreError: As `copy_threads`.
     """
     with opened_file(file, name) as source:
@@ -267,6 +319,7 @@ class _FileSource:
 def _unpack(file: BinaryIO, spool: IO[bytes], name: str) -> dict[str, _Part]:
     """Copy the lines of a file, and tell where each thread's begin."""
     parts: dict[str, _Part] = {}
+    heads: set[Key] = set()
     checkpoints = 0
     hashed = hashlib.sha256()
     end: dict[str, Any] | None = None
@@ -279,8 +332,13 @@ def _unpack(file: BinaryIO, spool: IO[bytes], name: str) -> dict[str, _Part]:
             if end is not None:
                 raise BackendCorrupt(f"{name} goes on behind its end; nothing was read from it")
             [(kind, told)] = json.loads(line).items()
+            if kind in ("thread", "end") and heads:
+                raise ValueError(
+                    f"there is no checkpoint {min(heads)[0]!r}, which a thread goes on from"
+                )
             if kind == "thread":
                 thread = _thread(told)
+                heads = {(head.checkpoint_id, head.namespace) for head in thread.heads}
                 if thread.thread_id in parts:
                     raise ValueError(f"thread {thread.thread_id!r} is there twice")
                 parts[thread.thread_id] = _Part(thread, spool.tell() + len(line))
@@ -288,6 +346,7 @@ def _unpack(file: BinaryIO, spool: IO[bytes], name: str) -> dict[str, _Part]:
                 end = {**told, "found": hashed.hexdigest()}
             elif kind == "checkpoint":
                 checkpoints += 1
+                heads.discard((told["checkpoint_id"], told["namespace"]))
             elif kind not in ("value", "forget"):
                 raise ValueError(f"a line of kind {kind!r}")
             hashed.update(line)
@@ -304,6 +363,8 @@ def _check_version(line: bytes, name: str) -> None:
     head = json.loads(line or b"null")
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise BackendCorrupt(f"{name} is no file that charm-checkpoint export wrote")
+    if not isinstance(head["version"], int) or head["version"] < 1:
+        raise ValueError("a version is expected")
     if head["version"] > VERSION:
         raise BackendCorrupt(
             f"{name} has version {head['version']}, this release knows {VERSION}; nothing was read from it. Upgrade "
@@ -343,12 +404,14 @@ def _thread(told: Any) -> Thread:
             _namespace(head["namespace"]),
             valid_id(head["checkpoint_id"], "checkpoint id"),
             _string(head["device"]),
-            float(head["moved_at"]),
+            _moment(head["moved_at"]),
         )
         for head in told["heads"]
     ]
+    if not heads:
+        raise ValueError("a thread without a newest checkpoint")
     thread_id = valid_id(told["thread_id"], "thread id")
-    return Thread(thread_id, float(told["created_at"]), tuple(heads))
+    return Thread(thread_id, _moment(told["created_at"]), tuple(heads))
 
 
 def _blob(told: Any, before: BlobRow | None) -> BlobRow:
@@ -375,14 +438,14 @@ def _entry(thread_id: str, told: Any, values: dict[str, BlobRow]) -> Entry:
     row = CheckpointRow(
         checkpoint_id=valid_id(told["checkpoint_id"], "checkpoint id"),
         parent_id=_optional(told["parent_id"]),
-        format=int(told["format"]),
+        format=_whole(told["format"]),
         body=_object(told["body"]),
         versions=versions,
         metadata=_object(told["metadata"]),
         run_id=_optional(told["run_id"]),
         root_id=_optional(told["root_id"]),
         device=_string(told["device"]),
-        created_at=float(told["created_at"]),
+        created_at=_moment(told["created_at"]),
     )
     blobs = [
         values[c] for c, version in versions.items() if c in values and values[c][1] == version
@@ -390,7 +453,7 @@ def _entry(thread_id: str, told: Any, values: dict[str, BlobRow]) -> Entry:
     writes = [
         WriteRow(
             valid_id(write["task_id"], "task id"),
-            int(write["idx"]),
+            _whole(write["idx"]),
             _string(write["channel"]),
             _string(write["task_path"]),
             _string(write["type"]),
@@ -407,6 +470,19 @@ def _namespace(value: Any) -> str:
 
 def _optional(value: Any) -> str | None:
     return None if value is None else _string(value)
+
+
+def _whole(value: Any) -> int:
+    """A number that any database takes."""
+    if not isinstance(value, int) or not -(2**31) <= value < 2**31:
+        raise ValueError("a whole number of 32 bits is expected")
+    return int(value)
+
+
+def _moment(value: Any) -> float:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError("seconds are expected")
+    return float(value)
 
 
 def _string(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +27,7 @@ from charm_checkpoint.backend import (
     PutCheckpoint,
     PutWrites,
     Scan,
+    Seen,
     Snapshot,
     ThreadQuery,
     ThreadRow,
@@ -47,8 +48,9 @@ from charm_checkpoint.replica.remote import Remote
 from charm_checkpoint.replica.shipper import Shipper
 from charm_checkpoint.replica.status import SyncStatus, Waiting
 from charm_checkpoint.replica.wake import Waker
+from charm_checkpoint.retention import delete_as_seen
 
-__all__ = ["ReplicaBackend"]
+__all__ = ["ReplicaBackend", "settle_name"]
 
 logger = logging.getLogger("charm_checkpoint.replica")
 T = TypeVar("T")
@@ -107,8 +109,9 @@ class ReplicaBackend:
         if self._ready:
             return
         self._front.setup()
-        remote = self._remote.backend.name
         known = self._front.state().get("remote")
+        settle_name(self._remote.backend, lambda: () if known is None else (known,))
+        remote = self._remote.backend.name
         if known is None:
             self._front.note(remote=remote)
         elif known != remote:
@@ -315,6 +318,17 @@ class ReplicaBackend:
         self._shipper.kick()
         return existed or bool(there)
 
+    def delete_if(self, thread_id: str, seen: Seen, *, at: float) -> bool:
+        """Delete a thread at the remote, if it is there as it was seen, and here after that.
+
+        A step that this device takes between the two is answered like any on a thread that was deleted elsewhere.
+        """
+        self._send_first(thread_id, "deleted")
+        deleted = self._remote.call(lambda b: delete_as_seen(b, thread_id, seen, at=at))
+        # Also if it was not: perhaps it is the answer to a repeated call.
+        self._waker.refresh(thread_id, self.options.send_timeout)
+        return deleted
+
     def copy(self, source: str, target: str, *, at: float) -> None:
         self._send_first(source, "copied")
         self._send_first(target, "copied to")
@@ -455,6 +469,20 @@ class ReplicaBackend:
         )
         with suppress(BackendUnavailable):  # the next wake does it
             self._waker.refresh(thread_id)
+
+
+def settle_name(remote: Backend, names: Callable[[], Iterable[str]]) -> None:
+    """Have a remote's name, which tells replicas apart, be its last one. See `Backend`.
+
+    Args:
+        remote: The remote.
+        names: Tells of which remotes there are replicas on this device.
+
+    Raises:
+        BackendUnavailable: It cannot be found out now.
+    """
+    if settle := getattr(remote, "settle_name", None):
+        settle(names)
 
 
 def _size(unit: Unit) -> int:

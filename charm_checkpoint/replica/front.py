@@ -295,7 +295,8 @@ class Front(SqliteBackend):
                 if entry.kind == "delete" or entry.unit is None:
                     continue
                 if outcome.status == "branched" and isinstance(entry.unit, PutCheckpoint):
-                    if conflict := note_branch(db, entry.unit, outcome):
+                    wanted = outbox.is_beside(entry)
+                    if not wanted and (conflict := note_branch(db, entry.unit, outcome)):
                         conflicts.append(conflict)
                     # The remote's head is not where this device is, also if it is where it was.
                     db.execute(

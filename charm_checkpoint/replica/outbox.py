@@ -114,6 +114,11 @@ def _detail(put: PutCheckpoint, head: HeadRow | None) -> dict[str, Any]:
     }
 
 
+def is_beside(entry: Entry) -> bool:
+    """Whether a checkpoint was put beside the heads on this device, too, as copies are: a branch that nobody lost."""
+    return entry.kind == "checkpoint" and json.loads(entry.detail).get("policy") == "beside"
+
+
 def insert(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
     """Add entries at the end."""
     insert_many(db, f"INSERT INTO outbox ({_COLUMNS})", [tuple(entry[:8]) for entry in entries])

@@ -10,7 +10,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeVar
 
 from charm_checkpoint.backend import Backend
-from charm_checkpoint.errors import BackendUnavailable
+from charm_checkpoint.errors import BackendError, BackendUnavailable
 from charm_checkpoint.forks import ForkAware
 
 __all__ = ["Remote"]
@@ -64,6 +64,9 @@ class Remote(ForkAware):
             answer = function(self.backend)
         except BackendUnavailable as error:
             self._note(error)
+            raise
+        except BackendError:
+            self._note(None)  # it is there, and says no
             raise
         self._note(None)
         return answer

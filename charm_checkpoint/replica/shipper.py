@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from charm_checkpoint.backend import Backend, Outcome, PutCheckpoint, Scan, ThreadQuery, Unit
-from charm_checkpoint.errors import BackendUnavailable
+from charm_checkpoint.errors import BackendError, BackendUnavailable
 from charm_checkpoint.forks import ForkAware
 from charm_checkpoint.replica.front import Front
 from charm_checkpoint.replica.lock import ProcessLock
@@ -193,7 +193,7 @@ class Shipper(ForkAware):
                         continue
                     rest = taken
                 if self._remote.offline is not None:
-                    self._remote.call(lambda backend: backend.threads(ThreadQuery(limit=1)))
+                    self._probe()
                 elif not waiting:
                     return
                 pause = _FIRST_PAUSE
@@ -201,6 +201,15 @@ class Shipper(ForkAware):
             except BackendUnavailable as error:
                 self._pause(max(pause * random.uniform(0.5, 1.0), error.retry_after))
                 pause = min(pause * 2, _MAX_PAUSE)
+
+    def _probe(self) -> None:
+        """Find out whether the remote is back. One that refuses is: whoever asks it next is told."""
+        try:
+            self._remote.call(lambda backend: backend.threads(ThreadQuery(limit=1)))
+        except BackendUnavailable:
+            raise
+        except BackendError as error:
+            self._front.note(last_error=str(error))
 
     def _take_turn(self) -> float | None:
         """Send what goes. Returns how long to leave the rest alone, in seconds; `None`: another process is at it."""

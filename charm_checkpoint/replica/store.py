@@ -6,14 +6,16 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from charm_checkpoint.config import mask, number
 from charm_checkpoint.erasure import Site
-from charm_checkpoint.errors import ConfigError
-from charm_checkpoint.replica.backend import ReplicaBackend
+from charm_checkpoint.errors import BackendError, ConfigError
+from charm_checkpoint.replica.backend import ReplicaBackend, settle_name
 from charm_checkpoint.replica.conflicts import Conflict
+from charm_checkpoint.replica.front import Front
 from charm_checkpoint.replica.options import ReplicaOptions
 from charm_checkpoint.replica.status import SyncStatus
 from charm_checkpoint.sqlite.store import memory_folder
@@ -67,6 +69,7 @@ class ReplicaStore(CheckpointStore):
         }
         path = config["replica"]
         if path is True:
+            settle_name(remote, _remotes)
             path = default_path(remote.name)
         self._backend = ReplicaBackend(
             Path(path).expanduser(), remote, ReplicaOptions(on_offline=offline, **numbers)
@@ -158,4 +161,19 @@ def default_path(remote: str) -> Path:
     """
     words = re.sub(r"[^A-Za-z0-9]+", "-", remote).strip("-")[:40]
     digest = hashlib.sha256(remote.encode()).hexdigest()[:12]
-    return memory_folder() / "replicas" / f"{words}-{digest}.db"
+    return _folder() / f"{words}-{digest}.db"
+
+
+def _folder() -> Path:
+    return memory_folder() / "replicas"
+
+
+def _remotes() -> list[str]:
+    """The names of the remotes that there are replicas of at default paths."""
+    names = []
+    for path in sorted(_folder().glob("*.db")):
+        front = Front(path)
+        with closing(front), suppress(BackendError):  # no replica's file, or of a newer release
+            front.setup()
+            names.append(front.state().get("remote", ""))
+    return names

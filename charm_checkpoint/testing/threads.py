@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from charm_checkpoint.backend import Backend, Scan, ThreadQuery, Unit
+from charm_checkpoint.backend import Backend, Scan, Seen, ThreadQuery, Unit
 from charm_checkpoint.errors import ThreadExistsError, ThreadNotFoundError
 from charm_checkpoint.testing.fixtures import BackendFixtures
 from charm_checkpoint.testing.listing import thread_ids
@@ -155,6 +155,35 @@ class ThreadContract(BackendFixtures):
         chain(ready, "7")
         ready.delete(THREAD, at=_LATER + 2)
         assert read(ready, None).deleted_through == "7"
+
+    def test_delete_of_a_thread_as_it_was_seen(self, ready: Backend) -> None:
+        """For those that can: whatever came since, nothing is removed."""
+        delete_if = getattr(ready, "delete_if", None)
+        if delete_if is None:
+            pytest.skip("this backend has no delete_if")
+        chain(ready, "1", "2")
+        chain(ready, "7", namespace="sub")
+        seen = Seen({"": "2", "sub": "7"}, 3)
+        others = (
+            seen._replace(heads={"": "1", "sub": "7"}),
+            seen._replace(heads={"": "2"}),
+            seen._replace(checkpoints=2),
+            seen._replace(checkpoints=4),
+        )
+        for other in others:
+            assert delete_if(THREAD, other, at=_LATER) is False
+        store(ready, put("3", "1", fenced=True, on_conflict="branch"))
+        assert delete_if(THREAD, seen, at=_LATER) is False
+        assert ids(ready) == ["7", "3", "2", "1"]
+        assert read(ready, None).deleted_through is None
+        assert delete_if(THREAD, seen._replace(checkpoints=4), at=_LATER) is True
+        assert ids(ready) == []
+        assert read(ready, None).deleted_through == "7"
+        assert statuses(ready.write([put("4", "2")])) == ["deleted"]
+        for gone in (seen, Seen({}, 0)):
+            assert delete_if(THREAD, gone, at=_LATER) is False
+            assert delete_if("unknown", gone, at=_LATER) is False
+        assert read(ready, None, "unknown").deleted_through is None
 
     # -- copy ------------------------------------------------------------------------------------------------------
 

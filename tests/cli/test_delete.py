@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from charm_checkpoint.cli import reports
-from charm_checkpoint.sqlite import LocalMemory
+from charm_checkpoint.manager import open_store
+from charm_checkpoint.sqlite import LocalMemory, SqliteBackend
+from tests.cli.test_erase import cut
 
 Run = Callable[..., Any]
 
@@ -28,8 +30,10 @@ def threads(path: Path) -> list[str]:
 
 def test_yes(call: Run, own: Path, conforms: Callable[[Any, Any], bool]) -> None:
     report = call("delete", "talk", "--yes", "--store", f"sqlite:///{own}", "--json").json
-    assert conforms(report, reports.Deletion)
-    assert report["deleted"]
+    assert conforms(report, reports.Erasure)
+    assert report["done"]
+    assert report["threads"] == [{"thread_id": "talk", "checkpoints": 1, "known": True}]
+    assert [(p["gone"], p["overwritten"]) for p in report["places"]] == [(True, None)]
     assert threads(own) == []
     again = call("delete", "talk", "--yes", "--store", f"sqlite:///{own}")
     assert again.code == 2
@@ -49,3 +53,44 @@ def test_asked(terminal: Run, own: Path, answer: str, left: list[str]) -> None:
     assert "Delete thread talk" in done.out
     assert done.code == (1 if left else 0)
     assert threads(own) == left
+
+
+def test_the_receipt(call: Run, own: Path) -> None:
+    done = call("delete", "talk", "--yes", "--store", f"sqlite:///{own}")
+    assert (done.code, done.err) == (0, "")
+    assert "Deleted 1 thread with 1 checkpoint" in done.out
+    assert f"Gone from sqlite:{own}." in done.out
+
+
+def test_it_looks(call: Run, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that only says that it deleted something."""
+    monkeypatch.setattr(SqliteBackend, "delete", lambda *_, **__: True)
+    done = call("delete", "talk", "--yes", "--store", f"sqlite:///{own}")
+    assert (done.code, done.err) == (1, "")
+    assert "there is something of 'talk'" in done.out
+    assert "It is not done yet." in done.out
+
+
+def test_a_replica(call: Run, own: Path, tmp_path: Path) -> None:
+    """Also what nothing on this device has seen."""
+    options = ("--store", f"sqlite:///{own}", "--replica", str(tmp_path / "device.db"))
+    with open_store(options[1], replica=options[3]) as store:
+        store.save_messages("other", [{"role": "user", "content": "hi"}])
+    report = call("delete", "talk", "--yes", *options, "--json").json
+    assert report["done"]
+    assert [place["gone"] for place in report["places"]] == [True, True]
+    assert threads(own) == ["other"]
+
+
+def test_a_deletion_that_is_not_sent(
+    call: Run, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--store", f"sqlite:///{own}", "--replica", str(tmp_path / "device.db"))
+    with open_store(options[1], replica=options[3]) as store:
+        assert store.load_messages("talk")
+    cut(monkeypatch, own)
+    done = call("delete", "talk", "--yes", *options, "--timeout", "0.1")
+    assert done.code == 1
+    assert f"Not done in sqlite:{own}: the line is cut." in done.out
+    monkeypatch.undo()
+    assert threads(own) == ["talk"]

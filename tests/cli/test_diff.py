@@ -162,8 +162,53 @@ def test_channels_that_are_kept_as_changes(store: LocalMemory) -> None:
     built.invoke({"messages": [("user", "hi")], "counts": 0}, CONFIG)
     counts, messages = gather(store, "t")["differences"]
     assert [(p["change"], p["after"]["content"]) for p in messages["parts"]] == [("added", "hello")]
-    assert (counts["change"], counts["parts"]) == ("changed", [])
-    assert "kept as changes" in (counts["error"] or "")
+    assert not messages["as_writes"]
+    assert (counts["as_writes"], counts["change"], counts["error"]) == (True, "changed", None)
+    assert counts["parts"] == [{"path": "[0]", "change": "added", "before": None, "after": 1}]
+
+
+class Log(TypedDict):
+    log: Annotated[
+        list[int],
+        DeltaChannel(lambda value, updates: [*(value or ()), *updates], snapshot_frequency=3),
+    ]
+
+
+def test_writes_across_snapshots_and_branches(
+    store: LocalMemory, call: Run, tmp_path: Path
+) -> None:
+    """Whatever was written on either way since the two parted, also where a snapshot lies between."""
+    graph = StateGraph(Log).add_node("a", lambda state: {"log": -len(state["log"])})
+    built = graph.add_edge(START, "a").compile(store.get_langgraph_checkpointer())
+    for n in range(1, 5):
+        built.invoke({"log": n}, CONFIG)
+    states = list(built.get_state_history(CONFIG))
+    for new, old in ((0, 3), (0, 6), (1, 10)):
+        config = [states[place].config["configurable"]["checkpoint_id"] for place in (old, new)]
+        [log] = gather(store, "t", config, limit=0)["differences"]
+        assert log["as_writes"]
+        before, after = (states[place].values["log"] for place in (old, new))
+        assert [p["after"] for p in log["parts"]] == after[len(before) :]
+        assert {p["change"] for p in log["parts"]} == {"added"}
+
+    store.fork("t", "other", at=states[3].config["configurable"]["checkpoint_id"])
+    built.invoke({"log": 70}, {"configurable": {"thread_id": "other"}})
+    [log] = gather(store, "t", other="other", limit=0)["differences"]
+    assert [(p["change"], p["before"], p["after"]) for p in log["parts"]] == [("changed", 4, 70)]
+    told = call("diff", "t", "--with", "other", "--store", f"sqlite:///{tmp_path}/t.db").out
+    assert "log: 1 changed (shown as writes)" in told
+
+
+def test_messages_of_a_subgraph_that_are_kept_as_changes(store: LocalMemory) -> None:
+    inner = StateGraph(Chat).add_node("b", lambda _: {"messages": [("ai", "hello")]})
+    sub = inner.add_edge(START, "b").compile(checkpointer=True)
+    outer = StateGraph(State).add_node(
+        "inner", lambda _: bool(sub.invoke({"messages": [("user", "hi")]})) and {"value": 1}
+    )
+    built = outer.add_edge(START, "inner").compile(store.get_langgraph_checkpointer())
+    built.invoke({"other": 1}, CONFIG)
+    [messages] = gather(store, "t", namespace="inner")["differences"]
+    assert [p["after"]["content"] for p in messages["parts"]] == ["hello"]
 
 
 def test_subgraph(store: LocalMemory) -> None:

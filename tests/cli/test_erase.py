@@ -16,14 +16,17 @@ from charm_checkpoint.store import CheckpointStore
 Run = Callable[..., Any]
 
 
-def fill(store: Any, *threads: str) -> None:
+def fill(store: Any, *threads: str, user: str | int | None = None) -> None:
     assert isinstance(store, CheckpointStore)
     saver = store.get_langgraph_checkpointer()
     for name in threads:
         store.save_messages(name, [{"role": "user", "content": f"{name} said a secret"}])
         found = saver.get_tuple({"configurable": {"thread_id": name}})
         assert found is not None
-        metadata: Any = {"user": name.split("-")[0], "source": "update"}
+        metadata: Any = {
+            "user": name.split("-")[0] if user is None else user,
+            "source": "update",
+        }
         checkpoint: Any = {**found.checkpoint, "id": found.checkpoint["id"][:-4] + "ffff"}
         saver.put(found.config, checkpoint, metadata, {})
 
@@ -46,7 +49,7 @@ def test_a_subject(call: Run, path: Path, conforms: Callable[[Any, Any], bool]) 
         "erase", "--label", "user=ann", "--yes", "--store", f"sqlite:///{path}", "--json"
     ).json
     assert conforms(report, reports.Erasure)
-    assert (report["erased"], report["done"]) == (True, True)
+    assert (report["confirmed"], report["found"], report["done"]) == (True, True, True)
     assert report["labels"] == {"user": "ann"}
     assert {t["thread_id"]: t["checkpoints"] for t in report["threads"]} == {"ann-1": 2, "ann-2": 2}
     assert [(p["gone"], p["overwritten"]) for p in report["places"]] == [(True, True)]
@@ -55,12 +58,74 @@ def test_a_subject(call: Run, path: Path, conforms: Callable[[Any, Any], bool]) 
 
 
 def test_the_receipt(call: Run, path: Path) -> None:
-    done = call("erase", "ann-1", "nobody", "--yes", "--store", f"sqlite:///{path}")
+    done = call("erase", "ann-1", "--yes", "--store", f"sqlite:///{path}")
     assert (done.code, done.err) == (0, "")
-    assert "Erased 2 threads with 2 checkpoints" in done.out
-    assert "nobody: nothing was there" in done.out
+    assert "Deleted 1 thread with 2 checkpoints" in done.out
     assert "no byte of it is left in the file" in done.out
     assert threads(path) == {"ann-2", "bob-1"}
+    again = call("erase", "ann-1", "--yes", "--store", f"sqlite:///{path}")
+    assert again.code == 0
+    assert "ann-1: nothing was there any more" in again.out
+
+
+def test_a_misspelt_id(call: Run, path: Path) -> None:
+    store = f"sqlite:///{path}"
+    done = call("erase", "ann-1", "nobody", "--yes", "--store", store)
+    assert (done.code, done.err) == (1, "")
+    assert "nobody: there never was such a thread" in done.out
+    assert "Not everything that was named was found." in done.out
+    assert threads(path) == {"ann-2", "bob-1"}
+
+
+@pytest.mark.parametrize(
+    ("label", "gone"),
+    [
+        ("user=17", {"number", "text"}),
+        ('user="17"', {"text"}),
+        ("user=true", {"truth", "true"}),
+        ("user=0017", set()),
+        ("user=99999999999999999999", {"long"}),
+    ],
+)
+def test_texts_that_look_like_numbers(
+    call: Run, tmp_path: Path, label: str, gone: set[str]
+) -> None:
+    values = {"number": 17, "text": "17", "truth": True, "true": "true", "one": 1}
+    with LocalMemory({"path": str(tmp_path / "own.db")}) as store:
+        for name, value in {**values, "long": "9" * 20}.items():
+            fill(store, name, user=value)
+    options = ("--yes", "--store", f"sqlite:///{tmp_path}/own.db", "--json")
+    done = call("erase", "--label", label, *options)
+    assert {t["thread_id"] for t in json.loads(done.out)["threads"]} == gone
+    assert threads(tmp_path / "own.db") == {*values, "long"} - gone
+    assert done.code == (0 if gone else 1)
+
+
+def test_what_was_looked_for(call: Run, path: Path) -> None:
+    with LocalMemory({"path": str(path)}) as store:
+        fill(store, "seventeen", user=17)
+    done = call("erase", "--label", "user=17", "--yes", "--store", f"sqlite:///{path}")
+    assert 'looked for by user="17" or 17' in done.out
+
+
+def test_nothing_is_found(call: Run, terminal: Run, path: Path) -> None:
+    options = ("erase", "--label", "user=carl", "--store", f"sqlite:///{path}")
+    done = call(*options, "--yes", "--json")
+    report = json.loads(done.out)
+    assert (done.code, report["confirmed"], report["found"], report["done"]) == (
+        1,
+        True,
+        False,
+        False,
+    )
+    done = call(*options, "--yes")
+    assert (done.code, done.err) == (1, "")
+    assert "Nothing was found: no checkpoint there has such metadata." in done.out
+    asked = terminal(*options)
+    assert asked.code == 1
+    assert "Nothing was found" in asked.out
+    assert "[y/N]" not in asked.out
+    assert len(threads(path)) == 3
 
 
 @pytest.mark.parametrize(("answer", "left"), [("y\n", {"bob-1"}), ("n\n", None)])
@@ -79,6 +144,8 @@ def test_asked(terminal: Run, path: Path, answer: str, left: set[str] | None) ->
         (("--yes",), "name the threads to erase"),
         (("ann-1",), "--yes"),
         (("--label", "user", "--yes"), "not of the form NAME=VALUE"),
+        (("--label", "user=ann", "--label", "user=bob", "--yes"), "'user' is named twice"),
+        (("--label", "step=1", "--yes"), "no thread can be found by 'step'"),
     ],
 )
 def test_bad_use(call: Run, path: Path, arguments: tuple[str, ...], told: str) -> None:
@@ -140,20 +207,3 @@ def test_not_done_says_so(
     again = call("erase", "ann-3", "--yes", *options[:4], "--json").json
     assert again["done"]
     assert b"ann-3 said" not in path.read_bytes()
-
-
-def test_a_deletion_that_is_not_sent(
-    call: Run, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    device = tmp_path / "device.db"
-    with open_store(f"sqlite:///{path}", replica=str(device)) as store:
-        fill(store, "ann-3")
-    (tmp_path / "charm.yaml").write_text(
-        f"runtime: {{memory: {{provider: sqlite, config: {{path: {path}, replica: {device}}}}}}}"
-    )
-    cut(monkeypatch, path)
-    monkeypatch.setattr("charm_checkpoint.cli.threads._PATIENCE", 0.1)
-    done = call("delete", "ann-3", "--yes")
-    assert done.code == 1
-    assert "The store behind does not know it yet" in done.out
-    monkeypatch.undo()

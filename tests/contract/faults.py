@@ -13,7 +13,6 @@ import pytest
 
 from charm_checkpoint.backend import (
     Ancestor,
-    Backend,
     HeadMark,
     MoveHead,
     Outcome,
@@ -22,6 +21,7 @@ from charm_checkpoint.backend import (
     PutCheckpoint,
     PutWrites,
     Scan,
+    Seen,
     Snapshot,
     ThreadQuery,
     ThreadRow,
@@ -67,7 +67,7 @@ class Sound:
     name = "mutant"
 
     def __init__(self) -> None:
-        self.inner: Backend = MemoryBackend()
+        self.inner = MemoryBackend()
 
     def setup(self) -> None:
         self.inner.setup()
@@ -94,6 +94,9 @@ class Sound:
 
     def delete(self, thread_id: str, *, at: float) -> bool:
         return self.inner.delete(thread_id, at=at)
+
+    def delete_if(self, thread_id: str, seen: Seen, *, at: float) -> bool:
+        return self.inner.delete_if(thread_id, seen, at=at)
 
     def copy(self, source: str, target: str, *, at: float) -> None:
         self.inner.copy(source, target, at=at)

@@ -8,6 +8,7 @@ from charm_checkpoint.backend import (
     BlobRow,
     Outcome,
     PutCheckpoint,
+    Seen,
     Snapshot,
     ThreadQuery,
     ThreadRow,
@@ -68,6 +69,22 @@ class LeavesNoTombstone(Sound):
     def delete(self, thread_id: str, *, at: float) -> bool:
         drop = [(namespace, id) for _, namespace, id in self.entries(thread_id=thread_id)]
         return self.prune(thread_id, drop) > 0
+
+
+@caught_by("test_delete_of_a_thread_as_it_was_seen")
+class DeletesWhatCameSince(Sound):
+    def delete_if(self, thread_id: str, seen: Seen, *, at: float) -> bool:
+        return self.delete(thread_id, at=at)
+
+
+@caught_by("test_delete_of_a_thread_as_it_was_seen")
+class LooksAtHeadsOnly(Sound):
+    """Before it deletes: not at branches."""
+
+    def delete_if(self, thread_id: str, seen: Seen, *, at: float) -> bool:
+        [row, *_] = self.threads(ThreadQuery(1, thread_id=thread_id)) or [None]
+        found = {head.namespace: head.checkpoint_id for head in row.heads} if row else None
+        return found == seen.heads and self.delete(thread_id, at=at)
 
 
 @caught_by("test_a_thread_starts_anew", "test_a_fresh_run_starts_a_deleted_thread_anew[async]")

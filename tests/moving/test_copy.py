@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from charm_checkpoint.backend import (
@@ -305,7 +306,7 @@ def test_an_agent_that_never_pauses(target: SqliteBackend) -> None:
     graph = chat(saver)
     graph.invoke(turn("a"), at("t"))
     watched = Watched(target, lambda: graph.invoke(turn("more"), at("t")))
-    with pytest.raises(BackendError, match="'t' had more each of the"):
+    with pytest.raises(BackendError, match="'t' changed each of the"):
         copy_threads(saver, watched)
     assert not names(target)
 
@@ -424,6 +425,20 @@ def test_ids_against_the_order_of_time(target: SqliteBackend) -> None:
     assert target.read("t", "", "0").sends == [sends]
     puts = [u for units in watched.writes for u in units if isinstance(u, PutCheckpoint)]
     assert [put.row.checkpoint_id for put in puts if put.whole] == ["bb"]
+
+
+@pytest.mark.parametrize("bad", ["", "a\x00b", "\ud800", "x" * 2000])
+def test_ids_that_nobody_could_ask_for(target: SqliteBackend, bad: str) -> None:
+    """Other savers take them; a copy would be there and could not even be deleted."""
+    theirs = InMemorySaver()
+    for thread in ("fine", bad):
+        messages(theirs).invoke({"messages": [("user", "hi")]}, at(thread))
+    report = copy_threads(theirs, target, on_existing="skip")
+    assert {t.thread_id: t.outcome for t in report.threads} == {"fine": "copied", bad: "invalid"}
+    assert [t.thread_id for t in report.left] == [bad]
+    assert {entry.thread_id for entry in entries(target)} == {"fine"}
+    with pytest.raises(InvalidIdError, match="a thread of InMemorySaver cannot be copied: its id"):
+        copy_threads(theirs, target)
 
 
 def test_odd_ids(target: SqliteBackend) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,12 @@ import pytest
 
 from charm_checkpoint import export_threads, import_threads
 from charm_checkpoint.backend import BlobRow, CheckpointRow, Entry, HeadRow, Snapshot
-from charm_checkpoint.errors import BackendCorrupt, ThreadExistsError, ThreadNotFoundError
+from charm_checkpoint.errors import (
+    BackendCorrupt,
+    BackendFull,
+    ThreadExistsError,
+    ThreadNotFoundError,
+)
 from charm_checkpoint.memory import MemoryBackend
 from charm_checkpoint.moving import Thread
 from charm_checkpoint.moving.threadfile import opened_file
@@ -290,6 +296,14 @@ def test_a_newer_file(exported: bytes, target: SqliteBackend) -> None:
         (b'{"value":', b'{"values":'),
         (b'{"checkpoint":', b'{"checkpoint":7,"x":'),
         (b'"versions":{', b'"versions":{"a":7,'),
+        (b'"version":1,', b'"version":"1",'),
+        (b'"version":1,', b'"version":0,'),
+        (b'"created_at":', b'"created_at":NaN,"y":'),
+        (b'"created_at":', b'"created_at":1e999,"y":'),
+        (b'"moved_at":', b'"moved_at":-Infinity,"y":'),
+        (b',"format":', b',"format":2147483648,"y":'),
+        (b',"format":', b',"format":1.5,"y":'),
+        (b'"idx":', b'"idx":99999999999999999999,"i":'),
     ],
 )
 def test_forged_content(exported: bytes, old: bytes, new: bytes) -> None:
@@ -299,3 +313,23 @@ def test_forged_content(exported: bytes, old: bytes, new: bytes) -> None:
     target = MemoryBackend()
     with pytest.raises(BackendCorrupt, match=r"x\.gz is damaged"):
         import_threads(io.BytesIO(rezipped(body.splitlines())), target, name="x.gz")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device without room")
+def test_no_room(exported: bytes, origin: SqliteBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("wb") as full:
+        with pytest.raises(BackendFull, match="the file cannot be written: there is no room left"):
+            export_threads(origin, full)
+        with suppress(OSError):
+            full.close()
+
+    def no_room(_: int) -> Any:
+        return Path("/dev/full").open("r+b", buffering=0)
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile", no_room)
+    target = MemoryBackend()
+    with pytest.raises(BackendFull, match=r"x\.gz cannot be unpacked: there is no room left"):
+        import_threads(io.BytesIO(exported), target, name="x.gz")
+    with pytest.raises(BackendFull, match="there is no room left"):
+        export_threads(origin, io.BytesIO())
+    assert not names(target)

@@ -209,6 +209,32 @@ def test_a_subgraph_that_remembers(store: CheckpointStore) -> None:
     assert graph.invoke(turn("x"), at("new"))["items"][-1] == "4"
 
 
+class Said(TypedDict):
+    said: str
+
+
+def test_a_subgraph_that_remembers_other_branches(store: CheckpointStore) -> None:
+    """It has one memory for all branches: what it goes on from can be of another one."""
+    work = StateGraph(Log).add_node("work", lambda state: {"log": [f"after {len(state['log'])}"]})
+    inner = work.add_edge(START, "work").compile(checkpointer=True)
+
+    def call(state: Said) -> Said:
+        return {"said": " ".join(inner.invoke({"log": [state["said"]]})["log"])}
+
+    outer = StateGraph(Said).add_node("call", call).add_edge(START, "call")
+    graph = outer.compile(checkpointer=store.get_langgraph_checkpointer())
+    graph.invoke({"said": "a"}, at("t"))
+    past = graph.get_state(at("t")).config
+    graph.invoke({"said": "b"}, at("t"))
+    graph.invoke({"said": "c"}, past)
+    store.fork("t", "new")
+    assert ids(store, "new", "call") == ids(store, "t", "call")
+    assert len(ids(store, "new")) < len(ids(store, "t"))
+    said = graph.invoke({"said": "d"}, at("new"))
+    assert said == {"said": "a after 1 b after 3 c after 5 d after 7"}
+    assert said == graph.invoke({"said": "d"}, at("t"))
+
+
 # -- values that are elsewhere -----------------------------------------------------------------------------------------
 
 

@@ -14,21 +14,25 @@ __all__ = ["compact", "delete", "erase", "prune"]
 def delete(
     thread: ThreadId,
     yes: Yes = False,
+    timeout: Timeout = 30.0,
     store: Store = None,
+    replica: Replica = None,
     json: Json = False,
 ) -> None:
-    """Delete a thread with its whole history.
+    """Delete a thread with its whole history wherever the store keeps it, look whether it is gone, and print a receipt.
 
-    Asks first; where nobody can be asked it needs --yes.
+    As erase, for one thread, and without writing files anew: what was said is in their free room until that is used
+    again. Exit code 1 says that it is not done yet, and the receipt why. Asks first; where nobody can be asked it needs
+    --yes.
     """
-    from charm_checkpoint.cli import threads as command
+    from charm_checkpoint.cli import erase as command
     from charm_checkpoint.cli.output import emit
-    from charm_checkpoint.cli.stores import opened
+    from charm_checkpoint.cli.stores import opened, quiet
 
-    with opened(store) as found:
-        report = command.delete(found, thread, confirmed=yes)
-        emit(report, json, command.render_deletion)
-    if not report["sent"]:
+    with quiet(), opened(store, replica) as found:
+        report = command.delete(found, thread, timeout, confirmed=yes)
+        emit(report, json, command.render_erasure)
+    if not report["done"]:
         raise typer.Exit(1)
 
 
@@ -41,7 +45,8 @@ def erase(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="And all threads with this in the metadata of their newest checkpoint. Of several, all have to hold.",
+            help="And all threads with this in the metadata of any checkpoint. Of several, one checkpoint has to have "
+            "all. 17 and true are looked for as texts, too; in quotes ('\"17\"') only as a text.",
             show_default=False,
         ),
     ] = None,
@@ -53,8 +58,10 @@ def erase(
 ) -> None:
     """Delete all threads of a subject wherever the store keeps them, look whether they are gone, and print a receipt.
 
-    That is this device's file, what waits in it to be sent, and the store behind. Exit code 1 says that it is not done
-    yet, and the receipt why; repeat it then. Asks first; where nobody can be asked it needs --yes.
+    That is this device's file, what waits in it to be sent, and the store behind. For --label every checkpoint is
+    looked at, so threads that have other metadata by now and copies that broke off are found, too. Exit code 1 says
+    that it is not done yet, or that nothing was found, and the receipt why; repeat it then, with the ids in the
+    receipt. Asks first; where nobody can be asked it needs --yes.
     """
     from charm_checkpoint.cli import erase as command
     from charm_checkpoint.cli.output import emit
@@ -117,8 +124,9 @@ def prune(
     """Remove old history, beside running agents.
 
     Without limits here those of `retention` in the store's config hold. What always stays: where each thread goes on,
-    all that this is read from, threads that wait for an answer, and those with `retention: keep` in their newest
-    metadata. In a file the room is used again by what comes; compact gives it back.
+    all that this is read from, threads that wait for an answer, branches that somebody has to decide about, and
+    threads with `retention: keep` in their newest metadata. One whose last step has not ended is never idle. In a
+    file the room is used again by what comes; compact gives it back.
     """
     from charm_checkpoint.cli import prune as command
     from charm_checkpoint.cli.output import emit
@@ -133,8 +141,9 @@ def prune(
 def compact(store: Store = None, replica: Replica = None, json: Json = False) -> None:
     """Give back the room of what was deleted, and store old values in less.
 
-    For stores that are a file on this device, and for a replica's file. Beside running agents: they wait while the file
-    is written anew, which needs as much room again for that time.
+    Beside running agents. A file on this device, such as a replica's, is written anew: they wait, and it needs as much
+    room again for that time. In Postgres what only old checkpoints have is packed: its room is free for what comes, and
+    only this project's stores read it then.
     """
     from charm_checkpoint.cli import prune as command
     from charm_checkpoint.cli.output import emit
@@ -143,5 +152,5 @@ def compact(store: Store = None, replica: Replica = None, json: Json = False) ->
     with opened(store, replica) as found:
         report = command.compact(found)
         emit(report, json, command.render_compaction)
-    if not report["complete"]:
+    if report["complete"] is False:
         raise typer.Exit(1)
