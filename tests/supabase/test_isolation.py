@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from charm_checkpoint.backend import HeadMark, HeadRow, Scan, ThreadQuery
+from charm_checkpoint.backend import HeadMark, HeadRow, Scan, Seen, ThreadQuery
 from charm_checkpoint.errors import BackendError, CheckpointStoreError
 from charm_checkpoint.testing.rows import blob, move, pending, put, read, write
 from charm_memory_supabase import SupabaseBackend
@@ -54,6 +54,8 @@ VERBS: dict[str, Callable[[SupabaseBackend, str], Any]] = {
     "copy over": lambda b, t: b.copy("bob's own", t, at=1.0),
     "prune": lambda b, t: b.prune(t, [("", "1")]),
     "about": lambda b, t: b.about(),
+    "delete as seen": lambda b, t: b.delete_if(t, Seen({"": "2"}, 2), at=2.0),
+    "delete as not seen": lambda b, t: b.delete_if(t, Seen({}, 0), at=2.0),
     "delete": lambda b, t: b.delete(t, at=2.0),
 }
 
@@ -102,7 +104,7 @@ def unchanged(before: dict[str, list[str]], after: dict[str, list[str]]) -> bool
 def test_what_the_owner_does_works(alice: SupabaseBackend, bob: SupabaseBackend) -> None:
     """Each verb of the table does something, or finds something."""
     for verb, do in VERBS.items():
-        if verb not in ("copy over", "delete"):
+        if verb not in ("copy over", "delete as seen", "delete"):
             do(alice, THREAD)
     assert alice.delete(THREAD, at=2.0)
 

@@ -17,6 +17,7 @@ from charm_checkpoint.backend import (
     Page,
     Pulled,
     Scan,
+    Seen,
     Snapshot,
     ThreadQuery,
     ThreadRow,
@@ -183,6 +184,15 @@ class PostgresBackend:
     def delete(self, thread_id: str, *, at: float) -> bool:
         with self._connections.lend(patient=True) as connection:
             [deleted] = self._call(connection, "charm_delete_v1(%s, %s::float8)", thread_id, at)
+        return bool(deleted)
+
+    def delete_if(self, thread_id: str, seen: Seen, *, at: float) -> bool:
+        """As `delete`, but of a thread only that is as it was `seen`."""
+        told = json.dumps(wire.seen(seen))
+        with self._connections.lend(patient=True) as connection:
+            [deleted] = self._call(
+                connection, "charm_delete_if_v1(%s, %s::jsonb, %s::float8)", thread_id, told, at
+            )
         return bool(deleted)
 
     def copy(self, source: str, target: str, *, at: float) -> None:

@@ -22,6 +22,7 @@ from charm_checkpoint.backend import (
     PutCheckpoint,
     PutWrites,
     Scan,
+    Seen,
     Snapshot,
     ThreadQuery,
     ThreadRow,
@@ -48,6 +49,7 @@ __all__ = [
     "page",
     "pulled",
     "scan_asked",
+    "seen",
     "snapshot",
     "thread_row",
     "threads_asked",
@@ -326,6 +328,11 @@ def doomed(drop: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     for namespace, checkpoint_id in drop:
         told.setdefault(namespace, []).append(checkpoint_id)
     return told
+
+
+def seen(thread: Seen) -> dict[str, Any]:
+    """What `charm_delete_if_v1` takes."""
+    return {"heads": dict(thread.heads), "checkpoints": thread.checkpoints}
 
 
 def threads_asked(query: ThreadQuery) -> dict[str, Any] | None:

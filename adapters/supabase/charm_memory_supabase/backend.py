@@ -13,6 +13,7 @@ from charm_checkpoint.backend import (
     Page,
     Pulled,
     Scan,
+    Seen,
     Snapshot,
     ThreadQuery,
     ThreadRow,
@@ -233,6 +234,11 @@ class SupabaseBackend:
 
     def delete(self, thread_id: str, *, at: float) -> bool:
         return bool(self._call("delete", {"thread": thread_id, "at": at}))
+
+    def delete_if(self, thread_id: str, seen: Seen, *, at: float) -> bool:
+        """As `delete`, but of a thread only that is as it was `seen`."""
+        asked = {"thread": thread_id, "at": at, "seen": wire.seen(seen)}
+        return bool(self._call("delete", asked))
 
     def copy(self, source: str, target: str, *, at: float) -> None:
         told = self._call("copy", {"source": source, "target": target, "at": at})

@@ -31,6 +31,21 @@ BEGIN
 END
 $$;
 
+-- Like `charm_delete_v1`, but of a thread only that is as it was `seen`: {heads: by namespace, checkpoints: how many}.
+CREATE OR REPLACE FUNCTION charm_delete_if_v1(thread text, seen jsonb, at double precision) RETURNS boolean
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM charm_lock_v1(thread);
+    IF seen -> 'heads' <> (
+        SELECT coalesce(jsonb_object_agg(h.checkpoint_ns, h.checkpoint_id), '{}')
+        FROM charm_heads h WHERE h.thread_id = thread
+    ) OR (seen ->> 'checkpoints')::bigint <> (SELECT count(*) FROM charm_checkpoints c WHERE c.thread_id = thread) THEN
+        RETURN false;
+    END IF;
+    RETURN charm_delete_v1(thread, at);
+END
+$$;
+
 -- Answers "copied", "missing" (the source has no checkpoints) or "exists" (the target has some).
 CREATE OR REPLACE FUNCTION charm_copy_v1(source text, target text, at double precision) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$

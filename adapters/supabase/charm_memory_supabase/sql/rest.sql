@@ -137,7 +137,11 @@ CREATE OR REPLACE FUNCTION public.charm_rest_delete_v1(request jsonb) RETURNS js
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM charm_as_v1(request);
-    RETURN to_json(charm_delete_v1(request ->> 'thread', (request ->> 'at')::double precision));
+    RETURN to_json(CASE
+        WHEN request ? 'seen'
+            THEN charm_delete_if_v1(request ->> 'thread', request -> 'seen', (request ->> 'at')::double precision)
+        ELSE charm_delete_v1(request ->> 'thread', (request ->> 'at')::double precision)
+    END);
 END
 $$;
 
@@ -179,7 +183,7 @@ BEGIN
     PERFORM charm_as_v1(request);
     RETURN json_build_object(
         'tables', (SELECT max(v) FROM charm_migrations),
-        'functions', 2,
+        'functions', 3,
         'schema', current_schema,
         'role', current_user,
         'user', charm_user_v1(),
