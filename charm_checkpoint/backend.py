@@ -339,7 +339,7 @@ class ThreadRow(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A thread as somebody saw it."""
+    """A thread as somebody saw it, less the pending writes."""
 
     heads: Mapping[str, str]
     """By namespace the checkpoint that it goes on from, of those that have one."""

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from langgraph.checkpoint.serde.types import INTERRUPT, TASKS
 
 from charm_checkpoint.backend import (
+    SEALED,
     SENDS_IN_PARENT_BELOW,
     Backend,
+    BlobRow,
     CheckpointRow,
     Entry,
     Scan,
@@ -25,7 +27,7 @@ from charm_checkpoint.backend import (
     Snapshot,
 )
 
-__all__ = ["Branch", "History", "Places", "delta_channels", "doomed", "headers"]
+__all__ = ["Branch", "History", "Places", "delta_channels", "doomed", "headers", "is_unfinished"]
 
 _PAGE = 500
 
@@ -226,3 +228,64 @@ def _upwards(rows: Rows, checkpoint_id: str | None) -> Iterator[CheckpointRow]:
         seen.add(row.checkpoint_id)
         yield row
         row = rows.get(row.parent_id or "")
+
+
+# -- what is not at its end --------------------------------------------------------------------------------------------
+
+_START, _JOIN = "__start__", "join:"
+# Channels of LangGraph's own that are empty once what they set off has run; the names with a colon at their beginning.
+_TRIGGERS = (_START, "branch:", "start:")
+
+
+def is_unfinished(snapshot: Snapshot) -> bool:
+    """Tell whether a run that goes on from a checkpoint has something left to do.
+
+    So it is where a step waits for an answer or at a breakpoint (`interrupt_before`, `interrupt_after`), where it
+    failed or was killed, and while it runs: the stored bytes do not tell these apart. Where they do not tell at all the
+    answer is yes: a node that waits for several others, with the values encrypted. They do not tell of a node that
+    never ran and has no channel of its own to set it off, which only graphs built on `Pregel` itself have.
+    """
+    row = snapshot.checkpoint
+    if row is None:
+        return False
+    if snapshot.writes or any(write.channel == TASKS for write in snapshot.sends):
+        return True
+    seen = json.loads(row.body).get("versions_seen") or {}
+    ran_on = [
+        (channel, str(version))
+        for node, versions in seen.items()
+        if node not in ("__input__", "__interrupt__")
+        for channel, version in (versions or {}).items()
+    ]
+    return any(_sets_off(blob, ran_on) for blob in snapshot.blobs)
+
+
+def _sets_off(blob: BlobRow, ran_on: Sequence[tuple[str, str]]) -> bool:
+    """Whether a value makes a node run.
+
+    Args:
+        blob: The value.
+        ran_on: Channels and the versions of them that nodes have run on.
+    """
+    sealed = blob.type.endswith(SEALED)
+    if blob.channel == TASKS:
+        # A list, which stays when it is empty. Encryption adds 33 bytes.
+        return len(blob.data) - 33 * sealed > len(b"[]")
+    if blob.channel.startswith(_TRIGGERS):
+        return True
+    if blob.channel.startswith(_JOIN):
+        awaited = blob.channel[len(_JOIN) :].rpartition(":")[0].split("+")
+        as_stored = _packed if blob.type == "msgpack" else str.encode
+        return sealed or all(as_stored(name) in blob.data for name in awaited)
+    return any(channel == blob.channel and version != blob.version for channel, version in ran_on)
+
+
+def _packed(text: str) -> bytes:
+    """A text as it stands in msgpack, told from one that it is a part of."""
+    data = text.encode()
+    size = len(data)
+    if size < 32:
+        return bytes([0xA0 | size]) + data
+    return (
+        b"\xd9" + size.to_bytes(1, "big") if size < 256 else b"\xda" + size.to_bytes(2, "big")
+    ) + data

@@ -26,9 +26,16 @@ from charm_checkpoint.backend import (
 from charm_checkpoint.codec import valid_id
 from charm_checkpoint.engine import Engine
 from charm_checkpoint.errors import ThreadNotFoundError
-from charm_checkpoint.keeping import Branch, History, Places, delta_channels, doomed, headers
+from charm_checkpoint.keeping import (
+    Branch,
+    History,
+    Places,
+    delta_channels,
+    doomed,
+    headers,
+    is_unfinished,
+)
 from charm_checkpoint.policy import RETENTION_LABEL, RetentionPolicy
-from charm_checkpoint.rules import is_unfinished
 
 __all__ = [
     "PruneReport",

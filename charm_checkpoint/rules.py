@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from charm_checkpoint.backend import (
-    SEALED,
     STORED,
     BlobRow,
     Entry,
@@ -37,7 +36,6 @@ __all__ = [
     "NO_LABELS",
     "has_labels",
     "is_label",
-    "is_unfinished",
     "judge",
     "judge_again",
     "judge_move",
@@ -160,53 +158,6 @@ def status_of(channels: Iterable[str]) -> Status:
     if "__interrupt__" in names:
         return "interrupted"
     return "failed" if "__error__" in names else "idle"
-
-
-_SENDS, _START, _JOIN = "__pregel_tasks", "__start__", "join:"
-# Channels of LangGraph's own that are empty once what they set off has run; the names with a colon at their beginning.
-_TRIGGERS = (_START, "branch:", "start:")
-
-
-def is_unfinished(snapshot: Snapshot) -> bool:
-    """Tell whether a run that goes on from a checkpoint has something left to do.
-
-    So it is where a step waits for an answer or at a breakpoint (`interrupt_before`, `interrupt_after`), where it
-    failed or was killed, and while it runs: the stored bytes do not tell these apart. Where they do not tell at all the
-    answer is yes: a node that waits for several others, with the values encrypted. They do not tell of a node that
-    never ran and has no channel of its own to set it off, which only graphs built on `Pregel` itself have.
-    """
-    row = snapshot.checkpoint
-    if row is None:
-        return False
-    if snapshot.writes or any(write.channel == _SENDS for write in snapshot.sends):
-        return True
-    seen = json.loads(row.body).get("versions_seen") or {}
-    ran_on = [
-        (channel, str(version))
-        for node, versions in seen.items()
-        if node not in ("__input__", "__interrupt__")
-        for channel, version in (versions or {}).items()
-    ]
-    return any(_sets_off(blob, ran_on) for blob in snapshot.blobs)
-
-
-def _sets_off(blob: BlobRow, ran_on: Sequence[tuple[str, str]]) -> bool:
-    """Whether a value makes a node run.
-
-    Args:
-        blob: The value.
-        ran_on: Channels and the versions of them that nodes have run on.
-    """
-    sealed = blob.type.endswith(SEALED)
-    if blob.channel == _SENDS:
-        # A list, which stays when it is empty. Encryption adds 33 bytes.
-        return len(blob.data) - 33 * sealed > len(b"[]")
-    if blob.channel.startswith(_TRIGGERS):
-        return True
-    if blob.channel.startswith(_JOIN):
-        awaited = blob.channel[len(_JOIN) :].rpartition(":")[0].split("+")
-        return sealed or all(name.encode() in blob.data for name in awaited)
-    return any(channel == blob.channel and version != blob.version for channel, version in ran_on)
 
 
 LABEL_CHARACTERS = 200

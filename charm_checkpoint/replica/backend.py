@@ -321,7 +321,7 @@ class ReplicaBackend:
     def delete_if(self, thread_id: str, seen: Seen, *, at: float) -> bool:
         """Delete a thread at the remote, if it is there as it was seen, and here after that.
 
-        A step that this device takes between the two is answered like any on a thread that was deleted elsewhere.
+        A step that this device takes between the two is one on a thread that was deleted elsewhere: it does not stay.
         """
         self._send_first(thread_id, "deleted")
         deleted = self._remote.call(lambda b: delete_as_seen(b, thread_id, seen, at=at))

@@ -172,6 +172,8 @@ def _remotes() -> list[str]:
     """The names of the remotes that there are replicas of at default paths."""
     names = []
     for path in sorted(_folder().glob("*.db")):
+        if not path.stat().st_size:
+            continue  # not one yet
         front = Front(path)
         with closing(front), suppress(BackendError):  # no replica's file, or of a newer release
             front.setup()

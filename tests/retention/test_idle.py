@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pytest
 from langgraph.channels import LastValue
 from langgraph.func import entrypoint, task
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.pregel import NodeBuilder, Pregel
 from langgraph.types import Command, Send, interrupt
 from typing_extensions import TypedDict
@@ -19,9 +19,9 @@ from typing_extensions import TypedDict
 from charm_checkpoint import Encryption
 from charm_checkpoint.backend import Backend, Scan
 from charm_checkpoint.errors import BackendUnavailable
+from charm_checkpoint.keeping import is_unfinished
 from charm_checkpoint.memory import MemoryBackend
 from charm_checkpoint.retention import Pruned
-from charm_checkpoint.rules import is_unfinished
 from charm_checkpoint.saver import CheckpointSaver
 from charm_checkpoint.sqlite import SqliteBackend
 from charm_checkpoint.store import CheckpointStore, store_from_saver
@@ -41,6 +41,16 @@ def steps(saver: CheckpointSaver, third: Any = None, **options: Any) -> Any:
     builder.add_node("three", third or (lambda _: {"said": ["3"]}))
     builder.add_edge(START, "one").add_edge("one", "two").add_edge(["one", "two"], "three")
     return builder.compile(checkpointer=saver, **options)
+
+
+def short_names(saver: CheckpointSaver) -> Any:
+    """Names that an empty set of names has in it, as it is stored."""
+    builder = StateGraph(State)
+    for name in ("s", "t", "u" * 40):
+        builder.add_node(name, lambda _: {"said": []}).add_edge(START, name)
+    builder.add_node("all", lambda _: {"said": []})
+    builder.add_edge(["s", "t"], "all").add_edge(["u" * 40, "all"], END)
+    return builder.compile(checkpointer=saver)
 
 
 def fans_out(saver: CheckpointSaver, **options: Any) -> Any:
@@ -101,6 +111,7 @@ WAITING: dict[str, Callable[[CheckpointSaver], Any]] = {
 
 ENDED: dict[str, Callable[[CheckpointSaver], Any]] = {
     "steps": steps,
+    "short names": short_names,
     "after the last": lambda saver: steps(saver, interrupt_after=["three"]),
     "what was sent": fans_out,
     "subgraph": nested,
