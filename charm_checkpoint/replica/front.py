@@ -307,6 +307,8 @@ class Front(SqliteBackend):
                     claims.lose(db, entry)
                 elif outcome.status == "stored":
                     _sent(db, entry)
+            if not any(entry.kind == "delete" or entry.unit is not None for entry in entries):
+                return conflicts  # all of it was deleted here since, and the remote was not asked
             _set_state(db, "last_success", repr(time.time()))
             away = "SELECT 1 FROM state WHERE key = 'offline_since' AND value IS NOT NULL"
             if db.execute(away).fetchone():

@@ -216,6 +216,24 @@ def test_what_an_ended_process_said_is_not_said_for_ever(device: MakeDevice) -> 
     assert device("laptop").sync_status().offline_since is None
 
 
+def test_a_deletion_that_waits_does_not_say_that_it_is_back(
+    laptop: Device, device: MakeDevice
+) -> None:
+    laptop.away()
+    laptop.turn("one")
+    before = laptop.sync_status()
+    laptop.delete("t")
+    assert not laptop.flush(0)
+    other = device("laptop")
+    other.away()
+    other.turn("two", "u")
+    assert not other.flush(0)
+    status = laptop.sync_status()
+    assert status.waiting.entries
+    assert status.offline_since == before.offline_since is not None
+    assert status.last_success is None
+
+
 # -- what cannot be done -----------------------------------------------------------------------------------------------
 
 
