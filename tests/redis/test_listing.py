@@ -13,9 +13,9 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from charm_checkpoint.backend import Scan, ThreadQuery, Unit
+from charm_checkpoint.backend import Scan, ThreadCursor, ThreadQuery, ThreadRow, Unit
 from charm_checkpoint.testing.rows import AT, chain, pending, put, statuses, store, write
-from charm_memory_redis import RedisBackend
+from charm_memory_redis import RedisBackend, listing
 from charm_memory_redis.connections import Call
 from charm_memory_redis.scripts import script
 from tests.redis.proxy import Proxy
@@ -164,6 +164,26 @@ def test_a_page_is_one_trip(proxy: Proxy, prefix: str) -> None:
         assert [row.thread_id for row in page] == names[::-1][50 * n : 50 * (n + 1)]
         assert proxy.trips == 1
         after = (page[-1].updated_at, page[-1].thread_id)
+    backend.close()
+
+
+def test_a_long_page_is_looked_through_once(
+    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done for a thread does not grow with how many there are before it."""
+    backend = RedisBackend(server.url(), prefix=prefix)
+    count = 10 * listing.THREADS_AT_ONCE
+    backend.write([put("1", thread=str(n), at=AT + n) for n in range(count)])
+    looks, original = [0], listing._cursor
+
+    def counted(row: ThreadRow) -> ThreadCursor:
+        looks[0] += 1
+        return original(row)
+
+    monkeypatch.setattr(listing, "_cursor", counted)
+    page = backend.threads(ThreadQuery(count))
+    assert [row.thread_id for row in page] == [str(n) for n in reversed(range(count))]
+    assert looks[0] <= 2 * count
     backend.close()
 
 

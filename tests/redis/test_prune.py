@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from charm_checkpoint.backend import Scan
-from charm_checkpoint.errors import BackendCorrupt
+from charm_checkpoint.errors import BackendCorrupt, BackendUnavailable
 from charm_checkpoint.testing.rows import (
     THREAD,
     blob,
@@ -87,6 +87,30 @@ def test_a_full_server_is_pruned(backend: RedisBackend, any_server: Server) -> N
     assert head(other) == "2"
     assert [blobs_of(read(other, id))["a"][2] for id in "02"] == [_grown(0), _grown(2)]
     other.close()
+
+
+@pytest.mark.parametrize("waits", [0, 1])
+def test_what_is_gone_is_pruned_again_on_a_full_server(
+    waits: int, backend: RedisBackend, any_server: Server, prefix: str
+) -> None:
+    """Its answer was lost, say."""
+    _chat(backend, 2)
+    assert backend.prune(THREAD, [("", "0")]) == 1
+    rows, index, _ = Keys(prefix).thread(THREAD)
+    again = RedisBackend(any_server.url(), prefix=prefix, timeout=0.1, wait_replicas=waits)
+    with any_server.client() as client:
+        before = client.dump(rows), client.dump(index)
+        client.config_set("maxmemory", 1)
+        try:
+            if waits:
+                with pytest.raises(BackendUnavailable, match="replica"):
+                    again.prune(THREAD, [("", "0")])
+            else:
+                assert again.prune(THREAD, [("", "0")]) == 0
+        finally:
+            client.config_set("maxmemory", 0)
+        assert (client.dump(rows), client.dump(index)) == before
+    again.close()
 
 
 def test_a_thread_is_looked_through_once(backend: RedisBackend, any_server: Server) -> None:

@@ -32,7 +32,6 @@ _WRITES: dict[str, Callable[[Backend], object]] = {
     "a repeated checkpoint": lambda b: store(b, put("3", "2")),
     "another namespace": lambda b: store(b, put("1", root="3", namespace="sub:1")),
     "a moved head": lambda b: store(b, move("2", "3")),
-    "prune": lambda b: b.prune(THREAD, [("", "1")]),
 }
 _READS: dict[str, Callable[[Backend], object]] = {
     "read": lambda b: read(b, None),
@@ -85,6 +84,20 @@ def test_looking_does_not_keep_it(
     [left] = remaining(server, prefix, THREAD)
     assert 0 < left <= 60
     looking.close()
+
+
+@pytest.mark.parametrize("ttl", [TTL, None])
+@pytest.mark.parametrize("drop", ["1", "3", "not there"])
+def test_pruning_does_not_keep_it(
+    drop: str, ttl: float | None, backend: RedisBackend, server: Server, prefix: str
+) -> None:
+    """A job that looks after old threads would keep them for ever."""
+    pruning = RedisBackend(server.url(), prefix=prefix, ttl=ttl)
+    expire(server, prefix, THREAD, 60)
+    assert pruning.prune(THREAD, [("", drop)]) == (drop != "not there")
+    lasting = remaining(server, prefix, THREAD)
+    assert all(0 < left <= 60 for left in lasting)
+    pruning.close()
 
 
 def test_without_a_ttl_it_stays(backend: RedisBackend, server: Server, prefix: str) -> None:

@@ -55,7 +55,8 @@ class RedisBackend:
     Args:
         url: As redis-py takes it, `valkey://` and `valkeys://` included.
         prefix: What every key begins with.
-        ttl: Seconds after which a thread that nobody writes is gone whole; `None`: never. Whoever writes last decides.
+        ttl: Seconds after which a thread that nobody writes is gone whole; `None`: never. Whoever writes last decides;
+            `prune` changes nothing of it.
         refresh_on_read: Whether reading a thread counts, too.
         tombstone_ttl: Seconds for which a deletion is remembered; `None`: for ever.
         pool_size: Connections at most, per server.
@@ -238,10 +239,18 @@ class RedisBackend:
     # -- deleting and copying --------------------------------------------------------------------------------------
 
     def delete(self, thread_id: str, *, at: float) -> bool:
+        """As `Backend.delete`.
+
+        A `BackendUnavailable` (the answer was lost, replicas did not acknowledge) may come of a deletion that was done;
+        repeated, it is False.
+        """
         return self._delete(thread_id, at, b"")
 
     def delete_if(self, thread_id: str, seen: Seen, *, at: float) -> bool:
-        """As `delete`, but of a thread only that is as it was `seen`."""
+        """As `delete`, but of a thread only that is as it was `seen`.
+
+        Repeated after an error it is False although the first call did it: the thread is gone then.
+        """
         heads = {part(namespace): part(id) for namespace, id in seen.heads.items()}
         return self._delete(thread_id, at, wire.packed([heads, seen.checkpoints]))
 
@@ -287,9 +296,7 @@ class RedisBackend:
         if not doomed:
             return 0
         keys = [*self._keys.thread(thread_id)[:2], *self._index()]
-        arguments = [
-            *(raw(thread_id), wire.packed(list(doomed.items())), self._ttl, int(self._waits))
-        ]
+        arguments = [raw(thread_id), wire.packed(list(doomed.items())), int(self._waits)]
         call = Call(script("prune"), keys, arguments)
         removed, updated, before = self._run(call, waits=self._waits)
         if before != updated and self._connections.is_cluster:

@@ -79,14 +79,22 @@ class Listing:
             [told] = self._connections.run(self._thread(query.thread_id))
             row = wire.thread_row(query.thread_id, told)
             return [] if row is None or not _fits(query, row) else [row][: query.limit]
-        found: dict[str, ThreadRow] = {}
+        # By their ids: one that is set right is met again further down.
+        reached: dict[str, ThreadRow] = {}  # whose place is on the pages that were read
+        beyond: dict[str, ThreadRow] = {}  # whose place is further down
         late: dict[str, bytes] = {}
         for page, end in self._pages(query, late):
-            # By their ids: one that is set right is met again further down.
-            found.update((row.thread_id, row) for row in page if _fits(query, row))
-            if sum(_cursor(row) >= end for row in found.values()) >= query.limit:
+            for row in page:
+                if _fits(query, row):
+                    reached.pop(row.thread_id, None)
+                    beyond[row.thread_id] = row
+            arrived = {id: row for id, row in beyond.items() if _cursor(row) >= end}
+            beyond = {id: row for id, row in beyond.items() if id not in arrived}
+            reached |= arrived
+            if len(reached) >= query.limit:
                 break
-        rows = sorted(found.values(), key=_cursor, reverse=True)[: query.limit]
+        found = [*reached.values(), *beyond.values()]
+        rows = sorted(found, key=_cursor, reverse=True)[: query.limit]
         ids = [row.thread_id for row in rows if row.thread_id in late]
         self._repair([self._note(id, late[id]) for id in ids])
         return rows

@@ -1,6 +1,7 @@
--- KEYS: rows, index, then the recency index unless it is elsewhere. ARGV: thread, msgpack [[ns, [id, …]], …], ttl,
--- '1' if somebody waits for replicas.
--- Answers {how many were removed, updated_at or '' if no checkpoint is left, updated_at before}.
+-- KEYS: rows, index, then the recency index unless it is elsewhere. ARGV: thread, msgpack [[ns, [id, …]], …], '1' if
+-- somebody waits for replicas.
+-- Answers {how many were removed, updated_at or '' if no checkpoint is left, updated_at before}. When the thread expires
+-- stays as it is.
 
 local rows, index = KEYS[1], KEYS[2]
 tidy(rows, index)
@@ -21,13 +22,18 @@ for _, each in ipairs(unpack_all(ARGV[2])) do
     end
   end
 end
-if removed > 0 then
-  for _, member in ipairs(call('ZRANGEBYLEX', index, '[c', '(c\255')) do
-    local length = part_end(member)
-    local plan = plans[sub(member, length + 1)]
-    if plan and not plan.gone[sub(member, 2, length)] then
-      plan.left[#plan.left + 1] = member
-    end
+local before = call('HGET', rows, 'u') or call('HGET', rows, 'n') or ''
+if removed == 0 then
+  if ARGV[3] == '1' then
+    change(rows)
+  end
+  return {0, before, before}
+end
+for _, member in ipairs(call('ZRANGEBYLEX', index, '[c', '(c\255')) do
+  local length = part_end(member)
+  local plan = plans[sub(member, length + 1)]
+  if plan and not plan.gone[sub(member, 2, length)] then
+    plan.left[#plan.left + 1] = member
   end
 end
 
@@ -114,7 +120,6 @@ for ns, plan in pairs(plans) do
   drop_values(ns, plan.named, plan.left)
   move_head(ns, plan.gone, plan.left)
 end
-local before = call('HGET', rows, 'u') or call('HGET', rows, 'n') or ''
 if next(heads) ~= nil then
   local newest = newest_of(rows, index, heads)
   if newest then
@@ -137,7 +142,7 @@ end
 for _, member in ipairs(added) do
   call('ZADD', index, 0, member)
 end
-if ARGV[4] == '1' then
+if ARGV[3] == '1' then
   change(rows)
 end
 
@@ -152,5 +157,4 @@ local updated = call('HGET', rows, 'u') or call('HGET', rows, 'n')
 if KEYS[3] then
   call('ZADD', KEYS[3], updated, ARGV[1])
 end
-keep(rows, index, ARGV[3])
 return {removed, updated, before}
