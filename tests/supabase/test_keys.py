@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from supabase import AuthApiError
+from supabase import AuthApiError, Client
 from supabase_auth.errors import AuthRetryableError
 
 from charm_checkpoint.errors import BackendError, BackendUnavailable
@@ -22,6 +24,7 @@ from charm_checkpoint.testing.rows import (
 )
 from charm_checkpoint.testing.scenarios import chat, turn
 from charm_memory_supabase import SupabaseBackend
+from charm_memory_supabase.bearer import Bearer
 from tests.core.support import WAIT
 from tests.replica.support import until
 from tests.supabase.conftest import Project
@@ -103,6 +106,45 @@ def test_a_token_that_is_refused_again(project: Project) -> None:
     assert len(project.gateway.calls) == 2
     assert_no_keys(refused.value, *handed)
     saver.close()
+
+
+def test_a_call_shows_its_own_token(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread shows the one that is refused while this one repeats its call with the next."""
+    handed = iter([user(ALICE, exp=1), user(ALICE)])
+    backend = SupabaseBackend(project.url, key=ANON_KEY, access_token=lambda: next(handed))
+    project.opened.callback(backend.close)
+    holds, repeats, shows, is_done = (threading.Event() for _ in range(4))
+    here, calls = threading.current_thread(), itertools.count()
+    take, call = Bearer.token, Client.rpc
+
+    def token(bearer: Bearer, refused: str | None = None) -> str | None:
+        found = take(bearer, refused)
+        if threading.current_thread() is not here and refused is None:
+            holds.set()
+            assert repeats.wait(WAIT)
+        return found
+
+    def rpc(*args: Any) -> Any:
+        if threading.current_thread() is not here:
+            shows.set()
+            assert is_done.wait(WAIT)
+        elif next(calls) == 1:
+            repeats.set()
+            assert shows.wait(WAIT)
+        return call(*args)
+
+    monkeypatch.setattr(Bearer, "token", token)
+    monkeypatch.setattr(Client, "rpc", rpc)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(read, backend, None)
+        assert holds.wait(WAIT)
+        try:
+            assert read(backend, None).head is None
+        finally:
+            repeats.set()
+            is_done.set()
+        assert other.result().head is None
+    assert [each.status for each in project.gateway.calls].count(401) == 2
 
 
 def test_who_hands_out_tokens_may_fail(project: Project) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import time
 
-from charm_checkpoint.testing.rows import THREAD, contents, read, store
+import pytest
+
+from charm_checkpoint.errors import BackendReadOnly, ConfigError
+from charm_checkpoint.testing.rows import THREAD, contents, put, read, store
 from charm_memory_postgres import PostgresBackend
+from charm_memory_supabase import SupabaseMemory
 from tests.postgres.packed import Talk
 from tests.supabase.conftest import Project
-from tests.supabase.support import ALICE, BOB, open_as, user
+from tests.supabase.support import ALICE, BOB, memory, open_as, user
 from tests.supabase.tokens import claims_of
 
 
@@ -45,3 +49,40 @@ def test_a_user_s_packed_thread(project: Project) -> None:
     assert read(alice, "0010").blobs[0].data == talk.values["0010"]
     assert alice.delete(THREAD, at=1.0)
     assert _seen(project, ALICE) == 0
+
+
+def test_packed_values_without_a_thread(project: Project) -> None:
+    """What an operator left of somebody's thread is not whoever's that takes its id."""
+    operator = PostgresBackend(project.postgres_url, schema="charm", migrate="check", pack_after=1)
+    talk = Talk()
+    talk.go_on(operator, 4)
+    operator.compact()
+    operator.close()
+    with project.connect() as owner:
+        owner.execute("SET session_replication_role = replica")  # as a restore of some tables does
+        for table in (
+            "checkpoints",
+            "charm_checkpoints",
+            "charm_heads",
+            "charm_threads",
+            "checkpoint_blobs",
+        ):
+            owner.execute(f"DELETE FROM charm.{table}".encode())
+    alice = open_as(project, user(ALICE))
+    with pytest.raises(BackendReadOnly, match="somebody else"):
+        alice.write([put("0001", thread=THREAD)])
+
+
+def test_packed_by_the_project_s_own_store(project: Project) -> None:
+    """Over a connection; over HTTPS there is nothing to pack with."""
+    alice, talk = open_as(project, user(ALICE)), Talk()
+    for _ in range(12):
+        store(alice, talk.step())
+    before = contents(alice, THREAD)
+    with SupabaseMemory({"url": project.postgres_url, "pack_after": 3}) as operator:
+        done = operator.compact()
+    assert done.after < done.before
+    assert _seen(project, ALICE) == 9
+    assert contents(alice, THREAD) == before
+    with pytest.raises(ConfigError, match="pack_after is for postgresql"):
+        memory(project, pack_after=3)

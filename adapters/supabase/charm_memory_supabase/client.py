@@ -68,8 +68,8 @@ class Project(ForkAware):
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._answer = threading.local()
+        self._request = threading.local()
         self._client: Client | None = None
-        self._shown: str | None = None
 
     def after_fork_in_child(self) -> None:
         if self._http is not None:
@@ -112,11 +112,13 @@ class Project(ForkAware):
 
     def exposed(self, tables: dict[str, tuple[str, ...]]) -> Iterator[str]:
         """Tell which of some tables, by schema, the REST interface reads for whoever asks."""
-        client = self._opened(self._closings, self._bearer.token())
+        token = self._bearer.token()
+        client = self._opened(self._closings)
         assert self._http is not None
         for schema, names in tables.items():
             headers = {**client.postgrest.headers, "Accept-Profile": schema}
             for name in names:
+                self._request.token = token
                 try:
                     answer = self._http.head(f"{self.url}/rest/v1/{name}", headers=headers)
                 except httpx.HTTPError as error:
@@ -125,7 +127,8 @@ class Project(ForkAware):
                     yield f"{schema}.{name}"
 
     def _ask(self, closings: int, token: str | None, function: str, request: dict[str, Any]) -> Any:
-        client = self._opened(closings, token)
+        client = self._opened(closings)
+        self._request.token = token
         try:
             answered = client.rpc(function, {"request": request}).execute().data
         except httpx.HTTPError as error:
@@ -171,16 +174,13 @@ class Project(ForkAware):
 
     # -- opening ---------------------------------------------------------------------------------------------------
 
-    def _opened(self, closings: int, token: str | None) -> Client:
-        """The client, showing a token, for a call that began after so many closings."""
+    def _opened(self, closings: int) -> Client:
+        """The client, for a call that began after so many closings."""
         with self._lock:
             if closings != self._closings:
                 raise self._closed()
             if self._client is None:
                 self._client = self._open()
-            if token != self._shown:
-                self._client.postgrest.auth(token)
-                self._shown = token
             return self._client
 
     def _open(self) -> Client:
@@ -193,7 +193,7 @@ class Project(ForkAware):
             timeout=self._timeout,
             limits=limits,
             verify=_trusted(),
-            event_hooks={"response": [self._note]},
+            event_hooks={"request": [self._show], "response": [self._note]},
         )
         options = ClientOptions(httpx_client=http, auto_refresh_token=False, persist_session=False)
         try:
@@ -205,11 +205,16 @@ class Project(ForkAware):
                 f"{self.url}: the client refused the URL or the key ({told})"
             ) from None
         self._http = http
-        self._shown = None
         # Whoever forgets to close leaves no open sockets behind. At exit others may still have to write.
         self._closer = weakref.finalize(self, http.close)
         self._closer.atexit = False
         return client
+
+    def _show(self, request: httpx.Request) -> None:
+        """Show this thread's token: what the client itself can be told to show is all threads'."""
+        token = self._request.token
+        if token is not None:
+            request.headers["Authorization"] = f"Bearer {token}"
 
     def _note(self, response: httpx.Response) -> None:
         """Remember for this thread what the client does not hand on."""

@@ -14,8 +14,17 @@ __all__ = ["DirectBackend"]
 class DirectBackend(PostgresBackend):
     """The Postgres store on the tables of the migration. Alters nothing: who sees what is the migration's."""
 
-    def __init__(self, url: str, *, schema: str, pool_size: int, timeout: float) -> None:
-        super().__init__(url, schema=schema, pool_size=pool_size, timeout=timeout, migrate="check")
+    def __init__(
+        self, url: str, *, schema: str, pool_size: int, timeout: float, pack_after: int
+    ) -> None:
+        super().__init__(
+            url,
+            schema=schema,
+            pool_size=pool_size,
+            timeout=timeout,
+            migrate="check",
+            pack_after=pack_after,
+        )
 
     def setup(self) -> None:
         """Check that the migration is there, and that this role is not one that row level security hides it from."""

@@ -27,6 +27,10 @@ KEYS = ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_KEY")
 """Environment variables that hold a key of the project; the first that is set counts."""
 
 _OVER_HTTPS = frozenset({"key", "access_token", "owner", "max_request"})
+_OVER_POSTGRES = {
+    "schema": "over HTTPS the migration has said it",
+    "pack_after": "over HTTPS nothing is packed",
+}
 
 
 class SupabaseMemory(CheckpointStore):
@@ -39,14 +43,14 @@ class SupabaseMemory(CheckpointStore):
             that returns a fresh one; then `key` is best the project's public one. `owner`: with the service key, the
             user to act as; with an access token, the user it has to be of. `timeout`: seconds to wait for an answer
             (10). `pool_size`: connections at most (10). `max_request`: bytes above which a batch is sent in parts
-            (4 MiB). `schema`: where the tables are, for `postgresql://` (`charm`). And what every `CheckpointStore`
-            takes.
+            (4 MiB). For `postgresql://`: `schema`, where the tables are (`charm`); `pack_after`, how many of each
+            namespace's newest checkpoints `compact` leaves whole (20). And what every `CheckpointStore` takes.
 
     Raises:
         ConfigError: The configuration is not valid. Nothing is connected to yet.
     """
 
-    options = frozenset({"url", "schema", "timeout", "pool_size"}) | _OVER_HTTPS
+    options = frozenset({"url", "timeout", "pool_size", *_OVER_HTTPS, *_OVER_POSTGRES})
 
     def open_backend(self) -> Backend:
         config = self.config
@@ -57,19 +61,25 @@ class SupabaseMemory(CheckpointStore):
             if extra := sorted(_OVER_HTTPS & config.keys()):
                 raise ConfigError(f"a postgresql:// url takes no {', '.join(extra)}")
             try:
+                from charm_memory_postgres.packing import PACK_AFTER
                 from charm_memory_supabase.direct import DirectBackend
             except ImportError as error:
                 raise ConfigError(
                     f'a postgresql:// url needs psycopg ({error}): pip install "charm-memory-supabase[binary]"'
                 ) from error
             schema = str(config.get("schema") or SCHEMA)
-            return DirectBackend(url, schema=schema, timeout=timeout, pool_size=pool_size)
+            return DirectBackend(
+                url,
+                schema=schema,
+                timeout=timeout,
+                pool_size=pool_size,
+                pack_after=int(number(config, "pack_after", PACK_AFTER, least=1)),
+            )
         from charm_memory_supabase.backend import MAX_REQUEST, SupabaseBackend
 
-        if "schema" in config:
-            raise ConfigError(
-                "schema is for postgresql:// URLs; over HTTPS the migration has said it"
-            )
+        for name, why in _OVER_POSTGRES.items():
+            if name in config:
+                raise ConfigError(f"{name} is for postgresql:// URLs; {why}")
         return SupabaseBackend(
             _https(url),
             key=_text(config, "key", KEYS),

@@ -100,6 +100,7 @@ BEGIN
         EXISTS (SELECT FROM checkpoints k WHERE k.thread_id = e.id)
         OR EXISTS (SELECT FROM checkpoint_blobs b WHERE b.thread_id = e.id)
         OR EXISTS (SELECT FROM checkpoint_writes w WHERE w.thread_id = e.id)
+        OR EXISTS (SELECT FROM charm_packed p WHERE p.thread_id = e.id)
     )
     LIMIT 1;
     IF FOUND THEN
