@@ -16,6 +16,7 @@ from charm_checkpoint.testing.rows import (
     blobs_of,
     contents,
     read,
+    store,
 )
 from charm_memory_postgres import PostgresBackend, PostgresMemory, packing
 from tests.core.support import WAIT, place
@@ -30,6 +31,9 @@ from tests.postgres.proxy import Fault, Proxy
         "UPDATE charm_packed SET data = '' WHERE base IS NULL",
         "UPDATE charm_packed SET length = length - 1 WHERE base IS NOT NULL",
         "UPDATE charm_packed SET start = -5 WHERE base IS NOT NULL",
+        "UPDATE charm_packed SET start = 2147483647 WHERE base IS NOT NULL",
+        "UPDATE charm_packed SET length = -1 WHERE base IS NOT NULL",
+        "UPDATE charm_packed SET length = NULL WHERE base IS NOT NULL",
         "UPDATE charm_packed SET base = version WHERE base IS NOT NULL",
         "UPDATE charm_packed SET digest = ''",
         "DELETE FROM charm_packed WHERE base IS NULL",
@@ -48,6 +52,69 @@ def test_damage(harm: str, packer: PostgresBackend, shared_database: psycopg.Con
     talk.go_on(packer, 1)
     assert packer.delete(THREAD, at=1.0)
     assert packed_rows(shared_database) == 0
+
+
+def test_damage_stops_nothing_else(
+    packer: PostgresBackend, shared_database: psycopg.Connection
+) -> None:
+    """The value that was made whole before the damage is the only one left, and stays."""
+    talk, later = Talk("a"), Talk("z")
+    talk.go_on(packer, 5)
+    packer.compact()
+    store(packer, talk.step("0002"))
+    store(packer, talk.step())
+    later.go_on(packer, 5)
+    shared_database.execute("UPDATE charm_packed SET data = '' WHERE base IS NULL")
+    packer.compact()
+    assert blobs_of(read(packer, "0002", thread="a"))["messages"][2] == talk.values["0002"]
+    found = shared_database.execute(
+        "SELECT thread_id, count(*) FROM charm_packed GROUP BY 1 ORDER BY 1"
+    )
+    assert found.fetchall() == [("a", 4), ("z", 4)]
+
+
+def test_a_thread_that_cannot_be_packed(
+    packer: PostgresBackend, shared_database: psycopg.Connection
+) -> None:
+    """Those behind it are packed, and whoever asked is told."""
+    for thread in ("a", "z"):
+        Talk(thread).go_on(packer, 5)
+    # What the server says of a damaged page.
+    shared_database.execute(
+        """
+        CREATE FUNCTION damaged() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'invalid page' USING ERRCODE = 'data_corrupted'; END $$;
+        CREATE TRIGGER damaged BEFORE INSERT ON charm_packed
+            FOR EACH ROW WHEN (NEW.thread_id = 'a') EXECUTE FUNCTION damaged()
+        """
+    )
+    try:
+        with pytest.raises(BackendCorrupt, match="invalid page"):
+            packer.compact()
+    finally:
+        shared_database.execute("DROP FUNCTION damaged CASCADE")
+    assert packed_rows(shared_database) == 4
+
+
+def test_a_thread_that_is_busy_for_long(database: str, shared_database: psycopg.Connection) -> None:
+    """Its writer is waited for, longer than for a server that hangs."""
+    packer = PostgresBackend(database, pack_after=1, answer_timeout=0.2)
+    packer.setup()
+    Talk().go_on(packer, 5)
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(database) as writer:
+        writer.execute("SELECT charm_lock_v1(%s)", (THREAD,))
+        running = pool.submit(packer.compact)
+        waited = False
+        while not waited and not running.done():
+            waiting = shared_database.execute(
+                "SELECT FROM pg_stat_activity WHERE query LIKE '%charm_pack_v1%' AND wait_event = 'advisory' "
+                "AND clock_timestamp() - query_start > interval '1 s'"
+            )
+            waited = waiting.fetchone() is not None
+        writer.commit()
+        running.result(WAIT)
+    assert packed_rows(shared_database) == 4
+    packer.close()
 
 
 @pytest.mark.parametrize("fault", ["before", "after"])

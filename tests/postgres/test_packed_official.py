@@ -17,6 +17,7 @@ from charm_checkpoint.saver import CheckpointSaver
 from charm_checkpoint.testing.rows import (
     THREAD,
     blobs_of,
+    move,
     read,
 )
 from charm_memory_postgres import PostgresBackend
@@ -75,6 +76,26 @@ def test_the_official_saver_goes_on_from_what_was_made_whole(
     )
     told = _talking(official).invoke({"messages": [HumanMessage("theirs")]}, place("t"))
     assert told["messages"][: len(old.values["messages"])] == old.values["messages"]
+    ours.close()
+
+
+def test_a_copy_beside_a_moved_head(database: str, official: PostgresSaver) -> None:
+    """LangGraph gives a copy of a checkpoint the same parent, and that is the head here."""
+    ours = CheckpointSaver(PostgresBackend(database, pack_after=1), device="laptop")
+    for n in range(4):
+        _talking(ours).invoke({"messages": [HumanMessage(f"turn {n} " * 90)]}, place("t"))
+    newest, *_, copied = (s for s in _talking(ours).get_state_history(place("t")) if not s.next)
+    assert copied.parent_config is not None
+    target, over = (
+        config["configurable"]["checkpoint_id"] for config in (copied.parent_config, newest.config)
+    )
+    ours.engine.call(lambda backend: backend.write([move(target, over, thread="t")]))
+    ours.engine.call(lambda backend: backend.compact())  # type: ignore[attr-defined]
+    _talking(ours).update_state(copied.config, None, as_node="__copy__")
+    for saver in (ours, official):
+        found = _talking(saver).get_state(place("t"))
+        assert found.values == copied.values
+        assert found.parent_config == copied.parent_config
     ours.close()
 
 

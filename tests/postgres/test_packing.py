@@ -282,6 +282,31 @@ def test_a_step_that_names_a_packed_version_its_parent_has_not(packer: PostgresB
     assert blobs_of(read(packer, None))["messages"][2] == talk.values["0004"]
 
 
+@pytest.mark.parametrize("far", [0.0, float("inf")], ids=["as a change", "whole"])
+@pytest.mark.parametrize("conflict", ["raise", "beside"])
+def test_a_step_from_a_moved_head_that_names_a_packed_version(
+    conflict: Any,
+    far: float,
+    packer: PostgresBackend,
+    shared_database: psycopg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which its parent, the head, has not: a copy of the step that came after it."""
+    monkeypatch.setattr(backend, "_FAR", far)
+    talk = Talk()
+    talk.go_on(packer, 6)
+    store(packer, move("0002", over="0006"))
+    packer.compact()
+    assert whole(shared_database) == {version(2), version(6)}
+    read(packer, None)  # known here, so that a change to it can be sent
+    copied = put("0007", "0002", versions={"messages": version(3)}, on_conflict=conflict)
+    packer.write([copied])
+    assert version(3) in whole(shared_database)
+    for name in ("0007", None if conflict == "raise" else "0002"):
+        found = "0003" if name != "0002" else name
+        assert blobs_of(read(packer, name))["messages"][2] == talk.values[found]
+
+
 def test_a_value_sent_as_a_change_to_one_that_is_packed(
     packer: PostgresBackend, shared_database: psycopg.Connection
 ) -> None:
@@ -321,12 +346,19 @@ def test_going_on_from_a_packed_value_takes_one_trip(
         packer.close()
 
 
-def test_the_first_value_of_a_version_stays(packer: PostgresBackend) -> None:
+def test_the_first_value_of_a_version_stays(
+    packer: PostgresBackend, shared_database: psycopg.Connection
+) -> None:
     """Also where it is packed when another comes."""
     talk = Talk()
     talk.go_on(packer, 5)
     packer.compact()
     store(packer, put("0006", "0002", blob("messages", version(2), b"another")))
+    same_size = bytes(len(talk.values["0003"]))
+    store(packer, put("0007", "0003", blob("messages", version(3), same_size)))
+    reader = PostgresBackend(shared_database.info.dsn)
+    assert blobs_of(read(reader, "0007"))["messages"][2] == talk.values["0003"]
+    reader.close()
     for name in ("0006", "0002"):
         assert blobs_of(read(packer, name))["messages"][2] == talk.values["0002"]
 
@@ -366,8 +398,24 @@ def test_heads_and_steps_do_not_look_at_what_is_packed(
             [after] = shared_database.execute(counted).fetchone() or ()
         return int(after - before)
 
-    assert looks("charm_write_v1(%s, %b)", *encode([talk.step(fenced=True)], None)) == 0
+    emptied = put("0006b", "0006", blob("other", version(7)), versions={"gone": version(7)})
+    assert looks("charm_write_v1(%s, %b)", *encode([talk.step(fenced=True), emptied], None)) == 0
     assert looks("charm_read_v1(%s, '', NULL)", THREAD) == 0
     assert looks("charm_pull_v1(%s, '{}')", THREAD) == 0
     assert looks("charm_read_v1(%s, '', '0001')", THREAD) > 0
     assert looks("charm_write_v1(%s, %b)", *encode([talk.step("0001")], None)) > 0
+
+
+def test_what_is_whole_is_not_made_so_again(
+    packer: PostgresBackend, shared_database: psycopg.Connection
+) -> None:
+    """A branch goes on step after step, and its large values stay as they are."""
+    talk = Talk()
+    talk.go_on(packer, 5)
+    packer.compact()
+    store(packer, put("0006", "0002", versions={"messages": version(2)}, on_conflict="beside"))
+    # Whoever puts it together would fail.
+    shared_database.execute("UPDATE charm_packed SET base = version WHERE base IS NOT NULL")
+    step = put("0007", "0006", versions={"messages": version(2)}, on_conflict="beside")
+    assert statuses(packer.write([step])) == ["branched"]
+    assert blobs_of(read(packer, "0007"))["messages"][2] == talk.values["0002"]

@@ -12,6 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from charm_checkpoint.backend import PutCheckpoint
 from charm_checkpoint.testing.rows import (
     blob,
@@ -87,6 +89,12 @@ def _step(n: int, thread: str) -> PutCheckpoint:
     )
 
 
+def _is_served(database: str, name: str) -> bool:
+    with psycopg.connect(database) as connection:
+        query = "SELECT FROM pg_stat_activity WHERE application_name = %s"
+        return connection.execute(query, (name,)).fetchone() is not None
+
+
 def test_a_kill_loses_nothing_acknowledged(database: str) -> None:
     seed = random.randrange(10**6)
     print("seed", seed)
@@ -97,7 +105,7 @@ def test_a_kill_loses_nothing_acknowledged(database: str) -> None:
         reader, writer = os.pipe()
         child = fork()
         if child == 0:
-            backend = PostgresBackend(database)
+            backend = PostgresBackend(f"{database} application_name='{thread}'")
             for n in count():
                 store(
                     backend,
@@ -112,6 +120,8 @@ def test_a_kill_loses_nothing_acknowledged(database: str) -> None:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             answers += len(pipe.read())
+        while _is_served(database, thread):
+            pass  # what it sent last may be stored yet
         backend = PostgresBackend(database)
         found = head(backend, thread)
         stored = int(found) + 1 if found else 0

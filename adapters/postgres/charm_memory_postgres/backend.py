@@ -28,7 +28,7 @@ from charm_memory_postgres import packing, wire
 from charm_memory_postgres.bases import Bases
 from charm_memory_postgres.connections import Connections
 from charm_memory_postgres.errors import NOT_THE_BASE
-from charm_memory_postgres.schema import prepare
+from charm_memory_postgres.schema import has_tables, prepare
 
 if TYPE_CHECKING:
     from charm_memory_postgres.official import OfficialDatabase
@@ -51,7 +51,7 @@ class PostgresBackend:
         pool_size: Connections at most.
         timeout: Seconds to wait for the server to take a connection, or for one of those there are.
         answer_timeout: Seconds without a byte from the server after which it is taken to hang. What may take any time
-            (making tables, `delete`, `copy`, `prune`) is waited for.
+            (making tables, `delete`, `copy`, `prune`, `compact`) is waited for.
         migrate: `"auto"`, or `"check"` to alter nothing.
         pack_after: How many of each namespace's newest checkpoints `compact` leaves whole.
 
@@ -104,6 +104,11 @@ class PostgresBackend:
 
         found = OfficialDatabase(self._connections, self._schema)
         return found if found.is_there() else None
+
+    def is_made(self) -> bool:
+        """Whether there are tables, if only those of a saver of LangGraph's."""
+        with self._connections.lend() as connection:
+            return has_tables(connection, self._schema)
 
     def setup(self) -> None:
         prepare(self._connections, self._schema, self._migrate)
@@ -206,6 +211,11 @@ class PostgresBackend:
             )
 
     def prune(self, thread_id: str, drop: Sequence[tuple[str, str]]) -> int:
+        """Remove checkpoints, and say how many went.
+
+        Where the newest packed ones go and older ones stay, these are packed anew, in the same transaction: about a
+        second for 300 checkpoints. Removing the oldest does not do that.
+        """
         with self._connections.lend(patient=True) as connection:
             [went] = self._call(
                 connection,
@@ -232,6 +242,9 @@ class PostgresBackend:
 
         Args:
             pack: If false nothing is done: room that deleting left is the server's to look after.
+
+        Raises:
+            BackendCorrupt: Values of a thread are damaged; those of the others were packed.
         """
         if not pack:
             return Compacted(0, 0, None)
@@ -246,7 +259,7 @@ class PostgresBackend:
         return Compacted(before, before - freed, None)
 
     def _ask(self, function: str, *arguments: Any) -> Any:
-        with self._connections.lend() as connection:
+        with self._connections.lend(patient=True) as connection:
             [told] = self._call(connection, function, *arguments)
         return told
 

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from charm_checkpoint.errors import BackendCorrupt
+
 __all__ = ["PACK_AFTER", "pack"]
 
 PACK_AFTER = 20
@@ -28,17 +30,27 @@ def pack(call: Call, keep: int) -> tuple[int, int]:
 
     Returns:
         How many bytes all values took, and how many less they take.
+
+    Raises:
+        BackendCorrupt: A thread is damaged; the others were packed.
     """
     room = freed = looked_at = 0
+    damage: BackendCorrupt | None = None
     last: str | None = ""
     while last is not None:
         page = call("charm_packable_v1(%s, %s)", last, _THREADS)
         last = page["last"]
         room += page["room"]
         for place in page["places"] or ():
-            freed += _pack_channel(call, place, keep)
+            try:
+                freed += _pack_channel(call, place, keep)
+            except BackendCorrupt as error:
+                logger.warning("thread %r is not packed: %s", place[0], error)
+                damage = damage or error
         looked_at += page["threads"]
         logger.info("looked at %d threads, whose values take %d bytes less", looked_at, freed)
+    if damage is not None:
+        raise damage
     return room, freed
 
 

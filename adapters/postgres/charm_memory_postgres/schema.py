@@ -13,15 +13,29 @@ from charm_checkpoint.errors import BackendCorrupt, BackendReadOnly
 from charm_memory_postgres.connections import Connections
 from charm_memory_postgres.wire import VERSION
 
-__all__ = ["MIGRATE", "VERSION", "prepare", "script", "statements"]
+__all__ = ["MIGRATE", "VERSION", "has_tables", "prepare", "script", "statements"]
 
 MIGRATE = ("auto", "check")
 
-_FILES = ("tables", "packing", "listing", "foreign", "write", "read", "threads")
+_FILES = ("tables", "packing", "listing", "foreign", "write", "read", "threads", "rights")
 # LangGraph's migration that added the last column used here.
 _LANGGRAPH_VERSION = 9
 _LOCK = 0x4368726D  # "Chrm"
 _ATTEMPTS = 5
+# An older release's functions would not see what a newer one put elsewhere.
+_REFUSAL = f"""
+DECLARE
+    found integer;
+BEGIN
+    IF to_regclass('charm_migrations') IS NOT NULL THEN
+        SELECT max(v) INTO found FROM charm_migrations;
+        IF found > {VERSION} THEN
+            RAISE EXCEPTION 'the tables are of a newer release (version %, not {VERSION}); nothing was changed', found
+            USING ERRCODE = 'CH003', HINT = 'Run the newer release''s script, or none.';
+        END IF;
+    END IF;
+END
+"""  # noqa: S608 - a number
 
 # Another program's set-up (PostgresSaver.setup) made the same thing at the same time.
 _RACES = (
@@ -69,6 +83,18 @@ def prepare(connections: Connections, schema: str, migrate: str) -> None:
                 ) from error
             else:
                 return
+
+
+def has_tables(connection: psycopg.Connection[Any], schema: str) -> bool:
+    """Whether there are tables of threads, this project's or LangGraph's."""
+    query = """
+        SELECT EXISTS (
+            SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = %s AND c.relname IN ('charm_migrations', 'checkpoint_migrations')
+        )
+    """
+    [found] = connection.execute(query, [schema]).fetchone() or (False,)
+    return bool(found)
 
 
 def script(schema: str = "public", role: str | None = None) -> str:
@@ -131,6 +157,8 @@ def statements(schema: str, *, local: bool = True) -> list[str]:
     Args:
         schema: Where they go; made if missing.
         local: Whether the search_path ends with the transaction, which there has to be.
+
+    Over the tables of a newer release they fail, with SQLSTATE CH003, and alter nothing.
     """
     from langgraph.checkpoint.postgres.base import MIGRATIONS
 
@@ -141,6 +169,7 @@ def statements(schema: str, *, local: bool = True) -> list[str]:
         f"DO {_literal(make)};",
         # Functions take their search_path from here, for good.
         f"SET {'LOCAL ' if local else ''}search_path = {quoted}, pg_temp;",
+        f"DO {_literal(_REFUSAL)};",
     ]
     for version, migration in enumerate(MIGRATIONS):
         # In a transaction nothing is made concurrently.

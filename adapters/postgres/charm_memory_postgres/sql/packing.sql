@@ -89,11 +89,15 @@ BEGIN
         chain := packed.base || chain;
     END LOOP;
     value := packed.data || ''::bytea;  -- in memory; what is read from a table is decompressed for each use
-    FOR n IN 2 .. cardinality(chain) LOOP
-        SELECT * INTO packed FROM charm_packed p
-        WHERE p.thread_id = thread AND p.checkpoint_ns = ns AND p.channel = named AND p.version = chain[n];
-        value := charm_joined_v1(value, packed.data, packed.head, packed.start, packed.length, packed.rest);
-    END LOOP;
+    BEGIN
+        FOR n IN 2 .. cardinality(chain) LOOP
+            SELECT * INTO packed FROM charm_packed p
+            WHERE p.thread_id = thread AND p.checkpoint_ns = ns AND p.channel = named AND p.version = chain[n];
+            value := charm_joined_v1(value, packed.data, packed.head, packed.start, packed.length, packed.rest);
+        END LOOP;
+    EXCEPTION WHEN data_exception THEN  -- no such ranges can be
+        value := NULL;
+    END;
     IF (charm_digest_v1(value) = packed.digest) IS NOT TRUE THEN
         RAISE EXCEPTION 'thread %: version % of channel % cannot be rebuilt from what is packed of it', thread, wanted, named
             USING ERRCODE = 'CH003';
@@ -122,6 +126,13 @@ BEGIN
             SELECT * FROM charm_packed p
             WHERE p.thread_id = thread AND p.checkpoint_ns = ns AND p.channel = v.key AND p.version = v.value LIMIT 1
         ) p
+        WHERE NOT EXISTS (
+            SELECT FROM checkpoint_blobs b
+            WHERE b.thread_id = thread AND b.checkpoint_ns = ns AND b.channel = p.channel AND b.version = p.version
+            AND b.type = p.type AND octet_length(b.blob) = p.size
+            -- What was whole before is this value; what came with the step may be another. To look takes longer than the step.
+            AND (b.xmin <> pg_current_xact_id()::xid OR charm_digest_v1(b.blob) = p.digest)
+        )
     ) w
     ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO UPDATE SET type = excluded.type, blob = excluded.blob
     WHERE (b.type, b.blob) IS DISTINCT FROM (excluded.type, excluded.blob);
@@ -306,11 +317,15 @@ BEGIN
             WHERE p.thread_id = thread AND p.checkpoint_ns = ns AND p.channel = named AND p.version = found.version
         ) THEN
             -- Packed once, and made whole for somebody.
-            IF value = charm_unpacked_v1(thread, ns, named, found.version) THEN
-                DELETE FROM checkpoint_blobs b
-                WHERE b.thread_id = thread AND b.checkpoint_ns = ns AND b.channel = named AND b.version = found.version;
-                freed := freed + found.room;
-            END IF;
+            BEGIN
+                IF value = charm_unpacked_v1(thread, ns, named, found.version) THEN
+                    DELETE FROM checkpoint_blobs b
+                    WHERE b.thread_id = thread AND b.checkpoint_ns = ns AND b.channel = named AND b.version = found.version;
+                    freed := freed + found.room;
+                END IF;
+            EXCEPTION WHEN SQLSTATE 'CH003' THEN
+                NULL;  -- what is packed is damaged, and this is the only one that is not
+            END;
             CONTINUE;
         END IF;
 

@@ -138,6 +138,10 @@ DECLARE
     version text;
     metadata jsonb := unit -> 'metadata';
     change jsonb;
+    made jsonb;
+    whole jsonb;  -- versions of which it is known that they are
+    own text[];
+    strays boolean;
 BEGIN
     IF EXISTS (
         SELECT FROM charm_checkpoints WHERE thread_id = thread AND checkpoint_ns = ns AND checkpoint_id = id
@@ -237,12 +241,28 @@ BEGIN
             AND k.checkpoint -> 'channel_versions' ->> v.key = n.version
             ON CONFLICT DO NOTHING;
         END IF;
+        made := CASE WHEN made_from IS NULL THEN unit -> 'checkpoint' ELSE charm_grown_v1(made_from, unit, version) END;
         INSERT INTO checkpoints
             (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-        VALUES (thread, ns, id, parent, CASE
-            WHEN made_from IS NULL THEN unit -> 'checkpoint' ELSE charm_grown_v1(made_from, unit, version)
-        END, metadata);
-        IF parent IS DISTINCT FROM head.checkpoint_id THEN
+        VALUES (thread, ns, id, parent, made, metadata);
+        strays := parent IS DISTINCT FROM head.checkpoint_id;
+        IF NOT strays THEN
+            -- What grows from the head has mostly its versions, and one of its own, which channels that are empty have, too.
+            whole := made_from -> 'channel_versions';
+            IF whole IS NULL AND parent IS NOT NULL THEN
+                SELECT k.checkpoint -> 'channel_versions' INTO whole FROM checkpoints k
+                WHERE k.thread_id = thread AND k.checkpoint_ns = ns AND k.checkpoint_id = parent LIMIT 1;
+            END IF;
+            own := ARRAY(
+                SELECT coalesce(b ->> 1, version)
+                FROM jsonb_array_elements(coalesce(unit -> 'blobs', '[]') || coalesce(unit -> 'changes', '[]')) b
+            );
+            SELECT EXISTS (
+                SELECT FROM jsonb_each_text(made -> 'channel_versions') v
+                WHERE v.value IS DISTINCT FROM whole ->> v.key AND v.value <> ALL (own)
+            ) INTO strays;
+        END IF;
+        IF strays THEN
             PERFORM charm_make_whole_v1(thread, ns, ARRAY[parent, id]);
         END IF;
         IF status = 'stored' THEN
