@@ -372,6 +372,9 @@ class Backend(Protocol):
     replica calls before the name decides which of its files is taken. `names()` tells of which remotes there are
     replicas here, so that one of them can be meant where there is no answer; else it raises `BackendUnavailable`.
 
+    One whose tables or file the first use makes may have `is_made() -> bool`: whether they are there, or anything that
+    it would adopt, without making them. Else a look at an empty database makes them.
+
     One that can compare and delete in one transaction may have `delete_if(thread_id, seen: Seen, *, at) -> bool`: as
     `delete`, but of a thread only that is as it was `seen`; else it removes nothing and answers `False`. Without it, a
     step that an agent takes in the very moment before an idle thread is deleted is deleted with it.

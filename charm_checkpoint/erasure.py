@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from charm_checkpoint.backend import Backend, Compacted, Scan
 from charm_checkpoint.codec import Codec, valid_id
 from charm_checkpoint.config import mask
-from charm_checkpoint.errors import BackendUnavailable, CheckpointStoreError
+from charm_checkpoint.errors import (
+    BackendUnavailable,
+    CheckpointStoreError,
+    DeserializationError,
+)
 from charm_checkpoint.retention import headers
 from charm_checkpoint.rules import has_labels, is_label
 
 if TYPE_CHECKING:
     from charm_checkpoint.store import CheckpointStore
 
-__all__ = ["Erased", "Place", "Receipt", "Site", "Subject", "erase", "find"]
+__all__ = ["Erased", "Found", "Place", "Receipt", "Site", "Subject", "erase", "find"]
 
 Label = str | int | bool
 
@@ -25,16 +29,20 @@ Subject = Mapping[str, "Label | tuple[Label, ...]"]
 
 # How many checkpoints are looked at before that is told.
 _STEP = 1000
+# How many threads an error names.
+_NAMED = 5
 
 
 class Erased(NamedTuple):
-    """One thread that was removed."""
+    """One thread that was to be removed."""
 
     thread_id: str
     checkpoints: int
     """How many it had, in all namespaces."""
     known: bool
     """Whether there was anything of it, or had been before it was deleted. If not, its id may be misspelt."""
+    error: str | None = None
+    """Why it is not removed, or not known to be."""
 
 
 class Place(NamedTuple):
@@ -72,7 +80,19 @@ class Receipt(NamedTuple):
     @property
     def done(self) -> bool:
         """Whether what was meant was found, and nothing is left to do."""
-        return self.found and all(place.done for place in self.places)
+        return (
+            self.found
+            and all(thread.error is None for thread in self.threads)
+            and all(place.done for place in self.places)
+        )
+
+
+class Found(NamedTuple):
+    """What was found of a subject."""
+
+    threads: tuple[str, ...]
+    errors: Mapping[str, CheckpointStoreError]
+    """By the name of a place, why it may have more: it cannot be asked, or a checkpoint's metadata is damaged."""
 
 
 class Site(NamedTuple):
@@ -96,53 +116,88 @@ def erase(
     """Remove threads everywhere, and with `overwrite` their bytes: see `CheckpointStore.erase` and `delete`."""
     at = time.time()
     names = dict.fromkeys(valid_id(name, "thread_id") for name in threads)
-    sites = store.sites()
-    for site in sites if labels else ():
-        try:
-            names.update(dict.fromkeys(_find(site, labels)))
-        except BackendUnavailable:
-            if len(sites) == 1:
-                raise
-            # It is asked once more in the end, and the receipt says what it answers.
-    erased = []
+    if labels:
+        # A place that could not tell all is asked once more in the end, and the receipt says what it answers.
+        names.update(dict.fromkeys(find(store, labels).threads))
+    erased: list[Erased] = []
+    away: str | None = None
     for done, name in enumerate(names, 1):
-        erased.append(_remove(store, name))
+        if away is None:
+            each, away = _remove(store, name)
+        else:
+            each = Erased(name, 0, False, away)  # each would wait as long
+        erased.append(each)
         if on_progress is not None:
             on_progress(done, len(names))
-    sent = store.wait_sent(names, timeout)
-    places = [_look(site, names, labels, overwrite) for site in sites[: None if sent else -1]]
-    if not sent:
-        places.append(_unsent(sites[-1], names, labels, overwrite, timeout))
+    sites = store.sites()
+    try:
+        sent = store.wait_sent(names, timeout)
+    except CheckpointStoreError as failed:
+        places = [_look(site, names, labels, overwrite) for site in sites[:-1]]
+        places.append(Place(sites[-1].name, False, None, str(mask(str(failed)))))
+    else:
+        places = [_look(site, names, labels, overwrite) for site in sites[: None if sent else -1]]
+        if not sent:
+            places.append(_unsent(sites[-1], names, labels, overwrite, timeout))
     return Receipt(at, labels, tuple(erased), tuple(places))
 
 
 def find(
-    store: CheckpointStore, labels: Subject, on_looked: Callable[[int], object] | None
-) -> list[str]:
-    """The threads of a subject: see `CheckpointStore.threads_of`."""
-    found = dict.fromkeys(name for site in store.sites() for name in _find(site, labels, on_looked))
-    return list(found)
+    store: CheckpointStore, labels: Subject, on_looked: Callable[[int], object] | None = None
+) -> Found:
+    """The threads of a subject, as far as they can be told: see `CheckpointStore.threads_of`.
 
-
-def _find(
-    site: Site, labels: Subject, on_looked: Callable[[int], object] | None = None
-) -> list[str]:
-    return list(site.call(lambda backend: list(_having(backend, labels, on_looked))))
+    Raises:
+        BackendUnavailable: There is no other place, and this one cannot be asked.
+    """
+    threads: dict[str, None] = {}
+    errors: dict[str, CheckpointStoreError] = {}
+    sites = store.sites()
+    for site in sites:
+        try:
+            found, damaged = site.call(lambda backend: _having(backend, labels, on_looked))
+        except BackendUnavailable as error:
+            if len(sites) == 1:
+                raise
+            errors[site.name] = error
+            continue
+        threads.update(dict.fromkeys(found))
+        if damaged:
+            errors[site.name] = DeserializationError(_damaged(damaged))
+    return Found(tuple(threads), errors)
 
 
 def _having(
     backend: Backend, labels: Subject, on_looked: Callable[[int], object] | None = None
-) -> Iterator[str]:
-    """Threads of which any checkpoint has the labels: also one that has no head yet, or other metadata by now."""
-    found: set[str] = set()
+) -> tuple[list[str], list[str]]:
+    """Threads of which any checkpoint has the labels, also one that has no head yet, or other metadata by now; and
+    those of which that cannot be told."""
+    found: dict[str, None] = {}
+    damaged: dict[str, None] = {}
     for count, entry in enumerate(headers(backend, Scan()), 1):
         row = entry.snapshot.checkpoint
         assert row is not None
-        if entry.thread_id not in found and _matches(Codec.metadata(row), labels):
-            found.add(entry.thread_id)
-            yield entry.thread_id
+        if entry.thread_id not in found:
+            try:
+                if _matches(Codec.metadata(row), labels):
+                    found[entry.thread_id] = None
+            except (DeserializationError, AttributeError):  # no JSON, or no object
+                damaged[entry.thread_id] = None
         if on_looked is not None and count % _STEP == 0:
             on_looked(count)
+    return list(found), [name for name in damaged if name not in found]
+
+
+def _damaged(threads: Sequence[str]) -> str:
+    return (
+        f"the metadata of a checkpoint of {_some(threads)} is damaged, so nobody can tell whose that is; if it is the "
+        "subject's, erase it by the thread's id"
+    )
+
+
+def _some(threads: Sequence[str]) -> str:
+    more = f" and {len(threads) - _NAMED:,} more" if len(threads) > _NAMED else ""
+    return ", ".join(map(repr, threads[:_NAMED])) + more
 
 
 def _matches(metadata: Mapping[str, Any], labels: Subject) -> bool:
@@ -156,27 +211,36 @@ def _matches(metadata: Mapping[str, Any], labels: Subject) -> bool:
     )
 
 
-def _remove(store: CheckpointStore, thread_id: str) -> Erased:
+def _remove(store: CheckpointStore, thread_id: str) -> tuple[Erased, str | None]:
+    """Remove a thread; tells also why nothing can be removed for the time being, if that is so."""
     engine = store.get_langgraph_checkpointer().engine
     query = Scan(thread_id=thread_id)
-    count = engine.call(lambda backend: sum(1 for _ in headers(backend, query)))
-    known = store._remove(thread_id) or count > 0
-    if not known:
-        left = engine.call(lambda backend: backend.read(thread_id, "", None)).deleted_through
-        known = left is not None
-    return Erased(thread_id, count, known)
+    count = 0
+    try:
+        count = engine.call(lambda backend: sum(1 for _ in headers(backend, query)))
+        known = store._remove(thread_id) or count > 0
+        if not known:
+            left = engine.call(lambda backend: backend.read(thread_id, "", None)).deleted_through
+            known = left is not None
+    except CheckpointStoreError as failed:
+        error = str(mask(str(failed)))
+        away = error if isinstance(failed, BackendUnavailable) else None
+        return Erased(thread_id, count, count > 0, error), away
+    return Erased(thread_id, count, known), None
 
 
 def _look(site: Site, threads: Collection[str], labels: Subject, overwrite: bool) -> Place:
     """With `overwrite` write a place's file anew without what was deleted; look whether anything of it is left."""
     try:
         overwritten = site.call(_overwrite) if overwrite and threads else None
-        left = site.call(lambda backend: _left(backend, threads, labels))
+        left, damaged = site.call(lambda backend: _left(backend, threads, labels))
     except CheckpointStoreError as failed:
         return Place(site.name, False, None, str(mask(str(failed))))
     error = None
     if left:
-        error = f"there is something of {', '.join(map(repr, left[:5]))}"
+        error = f"there is something of {_some(left)}"
+    elif damaged:
+        error = _damaged(damaged)
     elif overwritten is False:
         error = (
             "another program reads the file, and keeps the old bytes in it; erase these threads again, by their ids, "
@@ -204,12 +268,14 @@ def _overwrite(backend: Backend) -> bool | None:
     return done and done.complete
 
 
-def _left(backend: Backend, threads: Collection[str], labels: Subject) -> list[str]:
-    found = [
+def _left(
+    backend: Backend, threads: Collection[str], labels: Subject
+) -> tuple[list[str], list[str]]:
+    """Threads of which something is there; and those of which nobody can tell whether they are the subject's."""
+    left = [
         thread_id
         for thread_id in threads
         if next(headers(backend, Scan(thread_id=thread_id)), None)
     ]
-    if labels:
-        found += _having(backend, labels)
-    return list(dict.fromkeys(found))
+    found, damaged = _having(backend, labels) if labels else ([], [])
+    return list(dict.fromkeys([*left, *found])), damaged

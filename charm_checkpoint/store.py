@@ -352,8 +352,8 @@ class CheckpointStore(SaverStore):
                 and the receipt says for that place that it is not done yet.
 
         Returns:
-            What was found and where; `done` is false where something is left, or nobody could be asked, and where
-            there never was such a thread.
+            What was found and where; `done` is false where something is left or failed, or nobody could be asked, and
+            where there never was such a thread.
         """
         return self._erase((thread_id,), {}, False, timeout, None)
 
@@ -376,11 +376,12 @@ class CheckpointStore(SaverStore):
             on_progress: Called with how many threads are deleted, and of how many.
 
         Returns:
-            What was found and where; `done` is false where something is left, or nobody could be asked; where nothing
-            has such labels, and where there never was such a thread.
+            What was found and where; `done` is false where something is left or failed, or nobody could be asked; where
+            nothing has such labels, or a checkpoint's metadata is damaged; and where there never was such a thread.
 
         Raises:
             ConfigError: Neither threads nor labels are given, or there cannot be such labels.
+            BackendUnavailable: There is no place that can be asked which threads have the labels.
         """
         if not threads and not labels:
             raise ConfigError("name the threads to erase, or labels that they have")
@@ -423,7 +424,10 @@ class CheckpointStore(SaverStore):
         if not labels:
             raise ConfigError("name labels that the threads have")
         _check_subject(labels)
-        return find(self, labels, on_looked)
+        found = find(self, labels, on_looked)
+        for error in found.errors.values():
+            raise error
+        return list(found.threads)
 
     def _remove(self, thread_id: str) -> bool:
         """Remove a thread with everything of it, as `delete` does before it looks. False if there was nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -252,6 +253,7 @@ def _difference(
         "before": None if old is None or old.error else look(old.value),
         "after": None if new is None or new.error else look(new.value),
         "parts": shown,
+        "counts": dict(Counter(part["change"] for part in parts)),
         "more": len(parts) - len(shown),
         "as_writes": as_writes,
         "error": error,
@@ -385,13 +387,8 @@ def _told(side: Compared) -> str:
 
 
 def _title(difference: Difference) -> str:
-    counts = [
-        f"{count} {kind}"
-        for kind in _SIGNS
-        if (count := sum(part["change"] == kind for part in difference["parts"]))
-    ]
-    more = f", {difference['more']} more" if difference["more"] else ""
-    title = f"{printable(difference['channel'])}: {', '.join(counts) or difference['change']}{more}"
+    counts = [f"{count} {kind}" for kind in _SIGNS if (count := difference["counts"].get(kind))]
+    title = f"{printable(difference['channel'])}: {', '.join(counts) or difference['change']}"
     return f"{title} (shown as writes)" if difference["as_writes"] else title
 
 

@@ -23,7 +23,7 @@ from charm_checkpoint import clock
 from charm_checkpoint.backend import Backend, CheckpointRow, Scan
 from charm_checkpoint.cli.output import amount, local, printable, size
 from charm_checkpoint.cli.reports import Check, Diagnosis
-from charm_checkpoint.cli.stores import is_made, store_name
+from charm_checkpoint.cli.stores import is_made, not_made, store_name
 from charm_checkpoint.cli.sync import entries_of, status, told
 from charm_checkpoint.cli.transfer import reach
 from charm_checkpoint.cli.versions import version_of
@@ -169,9 +169,7 @@ def _store(store: CheckpointStore) -> Iterator[Check]:
     if isinstance(store, ReplicaStore):
         yield from _replica(store)
     if not is_made(store):
-        yield _check(
-            "store", "ok", f"{store_name(store)} does not exist yet; its first use makes it"
-        )
+        yield _check("store", "ok", f"{not_made(store)}: the first use makes what is missing")
         return
     try:
         count = len(list(store.threads(limit=1000)))
@@ -219,7 +217,8 @@ def _replica(store: ReplicaStore) -> Iterator[Check]:
             else "none",
         )
     if not is_made(store.remote):
-        yield _check("store behind", "ok", f"{behind} does not exist yet; the first use makes it")
+        missing = f"{not_made(store.remote)}: the first use makes what is missing"
+        yield _check("store behind", "ok", missing)
         return
     try:
         reach(store)

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from charm_checkpoint.cli.output import amount, ask, iso, local, printable, progress
-from charm_checkpoint.cli.reports import Erasure, ErasurePlace
+from charm_checkpoint.cli.reports import ErasedThread, Erasure, ErasurePlace
 from charm_checkpoint.cli.stores import is_made, store_name
 from charm_checkpoint.cli.threads import parse_label
 from charm_checkpoint.codec import valid_id
-from charm_checkpoint.erasure import Receipt, Subject
-from charm_checkpoint.errors import ConfigError, ThreadNotFoundError
+from charm_checkpoint.config import mask
+from charm_checkpoint.erasure import Found, Place, Receipt, Subject, find
+from charm_checkpoint.errors import ConfigError
 from charm_checkpoint.replica import ReplicaStore
 from charm_checkpoint.rules import is_label
 from charm_checkpoint.store import CheckpointStore
@@ -33,18 +34,20 @@ def delete(store: CheckpointStore, thread_id: str, timeout: float, *, confirmed:
         confirmed: Whether nobody has to be asked.
 
     Raises:
-        ThreadNotFoundError: There is no such thread.
-        ConfigError: Nobody is there to be asked.
+        ConfigError: The store does not exist, or nobody is there to be asked.
     """
     thread_id = valid_id(thread_id, "thread id")
-    info = store.thread(thread_id) if _is_reached(store) else None
-    if info is None:
-        raise ThreadNotFoundError(f"there is no thread {thread_id!r} in {store_name(store)}")
+    _insist(store)
     if not confirmed:
-        when = local(iso(info.updated_at))
+        info = store.thread(thread_id)
+        # Half a copy, or what charmos left, is listed nowhere. So is what a replica deleted and has not sent yet.
+        when = (
+            f"last written {local(iso(info.updated_at))} by {printable(info.device)}"
+            if info
+            else "which no listing shows"
+        )
         confirmed = ask(
-            f"Delete thread {printable(thread_id)} (last written {when} by {printable(info.device)}) with its whole "
-            "history? There is no way back.",
+            f"Delete thread {printable(thread_id)} ({when}) with its whole history? There is no way back.",
             what="delete asks before it deletes",
         )
     return _report(store, {}, store.delete(thread_id, timeout=timeout) if confirmed else None)
@@ -68,23 +71,23 @@ def erase(
         confirmed: Whether nobody has to be asked.
 
     Raises:
-        ConfigError: Nothing says which threads, or nobody is there to be asked.
+        ConfigError: Nothing says which threads, the store does not exist, or nobody is there to be asked.
     """
     if not threads and not labels:
         raise ConfigError("name the threads to erase, or labels that they have with --label")
     subject = _subject(labels)
     names = [valid_id(name, "thread id") for name in threads]
-    if not _is_reached(store):
-        raise ConfigError(f"{store_name(store)} does not exist")
+    _insist(store)
     if not confirmed:
-        found: list[str] = []
+        found = Found((), {})
         if subject:
             with progress("Looking", None) as show:
-                found = store.threads_of(subject, on_looked=show)
-        together = list(dict.fromkeys([*names, *found]))
+                found = find(store, subject, show)
+        together = list(dict.fromkeys([*names, *found.threads]))
         if not together:
-            return _report(store, subject, Receipt(time.time(), subject, (), ()))
-        confirmed = _ask(together, store)
+            places = [Place(name, False, None, told) for name, told in _untold(found)]
+            return _report(store, subject, Receipt(time.time(), subject, (), tuple(places)))
+        confirmed = _ask(together, found, store)
     receipt = None
     if confirmed:
         with progress("Erasing", None) as show:
@@ -92,9 +95,15 @@ def erase(
     return _report(store, subject, receipt)
 
 
-def _is_reached(store: CheckpointStore) -> bool:
+def _insist(store: CheckpointStore) -> None:
     # What a replica stands before may have threads, though nothing on this device does.
-    return is_made(store) or isinstance(store, ReplicaStore)
+    if not is_made(store) and not isinstance(store, ReplicaStore):
+        raise ConfigError(f"{store_name(store)} does not exist")
+
+
+def _untold(found: Found) -> list[tuple[str, str]]:
+    """By the name of a place, why it may have more."""
+    return [(name, str(mask(str(error)))) for name, error in found.errors.items()]
 
 
 def _subject(labels: Sequence[str]) -> Subject:
@@ -112,12 +121,16 @@ def _subject(labels: Sequence[str]) -> Subject:
     return subject
 
 
-def _ask(names: Sequence[str], store: CheckpointStore) -> bool:
+def _ask(names: Sequence[str], found: Found, store: CheckpointStore) -> bool:
     told = ", ".join(printable(name) for name in names[:_NAMED])
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    untold = "".join(
+        f" Not all can be told of {printable(name)}: {printable(error)}. What is found there later goes, too."
+        for name, error in _untold(found)
+    )
     return ask(
         f"Erase {amount(len(names), 'thread')} ({told}{more}) from {printable(store_name(store))}, with their whole "
-        "history? There is no way back.",
+        f"history? There is no way back.{untold}",
         what="erase asks before it erases",
     )
 
@@ -131,7 +144,12 @@ def _report(store: CheckpointStore, subject: Subject, receipt: Receipt | None) -
         "at": iso(receipt.at) if receipt else None,
         "labels": {n: list(v) if isinstance(v, tuple) else v for n, v in subject.items()},
         "threads": [
-            {"thread_id": each.thread_id, "checkpoints": each.checkpoints, "known": each.known}
+            {
+                "thread_id": each.thread_id,
+                "checkpoints": each.checkpoints,
+                "known": each.known,
+                "error": each.error,
+            }
             for each in (receipt.threads if receipt else ())
         ],
         "places": [
@@ -151,23 +169,30 @@ def render_erasure(report: Erasure, console: Console) -> None:
     if not report["confirmed"]:
         console.print("Nothing is deleted.")
         return
-    total = sum(thread["checkpoints"] for thread in report["threads"])
-    threads = amount(len(report["threads"]), "thread")
-    count = amount(total, "checkpoint")
-    console.print(f"Deleted {threads} with {count}, {local(report['at'])}.", style="bold")
+    deleted = [each for each in report["threads"] if each["known"] and not each["error"]]
+    when = local(report["at"])
+    if deleted:
+        count = amount(sum(each["checkpoints"] for each in deleted), "checkpoint")
+        what = f"Deleted {amount(len(deleted), 'thread')} with {count}"
+        console.print(f"{what}, {when}.", style="bold")
+    elif any(each["error"] for each in report["threads"]):
+        console.print(f"Not all is deleted, {when}.", style="bold")
+    else:
+        console.print(f"Nothing is deleted, {when}.", style="bold")
     for name, value in report["labels"].items():
         told = " or ".join(map(_told, value)) if isinstance(value, list) else str(value)
         console.print(f"  looked for by {printable(name)}={printable(told)}")
     for thread in report["threads"]:
-        _render_thread(thread["thread_id"], thread["checkpoints"], thread["known"], console)
+        _render_thread(thread, console)
     for place in report["places"]:
-        _render_place(place, console)
+        if deleted or place["error"]:
+            _render_place(place, console)
     if report["done"]:
         console.print(
             "The threads' ids stay, so that nothing that is still under way brings them back.",
             style="dim",
         )
-    elif any(place["error"] for place in report["places"]):
+    elif any(each["error"] for each in (*report["threads"], *report["places"])):
         console.print("It is not done yet.", style="bold red")
     elif report["threads"]:
         console.print("Not everything that was named was found.", style="bold red")
@@ -179,11 +204,13 @@ def _told(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _render_thread(thread_id: str, checkpoints: int, known: bool, console: Console) -> None:
-    name = printable(thread_id)
-    if checkpoints:
-        console.print(f"  {name}: {amount(checkpoints, 'checkpoint')}")
-    elif known:
+def _render_thread(thread: ErasedThread, console: Console) -> None:
+    name = printable(thread["thread_id"])
+    if thread["error"]:
+        console.print(f"  {name}: {printable(thread['error'])}", style="red")
+    elif thread["checkpoints"]:
+        console.print(f"  {name}: {amount(thread['checkpoints'], 'checkpoint')}")
+    elif thread["known"]:
         console.print(f"  {name}: nothing was there any more")
     else:
         console.print(f"  {name}: there never was such a thread", style="red")

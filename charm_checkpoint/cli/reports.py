@@ -191,7 +191,8 @@ class Difference(TypedDict):
     before: Annotated[str | None, "the beginning of its `repr`, of messages how many"]
     after: str | None
     parts: Annotated[list[Part], "of a list or mapping what differs within, messages by their ids"]
-    more: Annotated[int, "how many of these `--limit` left out"]
+    counts: Annotated[dict[str, int], "by `change` how many parts there are"]
+    more: Annotated[int, "how many of the parts `--limit` left out"]
     as_writes: Annotated[
         bool,
         "whether the parts are what was written to the channel on either way since the two parted: it is kept as "
@@ -266,11 +267,12 @@ class Compaction(TypedDict):
 
 
 class ErasedThread(TypedDict):
-    """One thread that was removed."""
+    """One thread that was to be removed."""
 
     thread_id: str
     checkpoints: Annotated[int, "how many it had"]
     known: Annotated[bool, "whether there was anything of it, or had been before it was deleted"]
+    error: Annotated[str | None, "why it is not removed, or not known to be"]
 
 
 class ErasurePlace(TypedDict):

@@ -11,12 +11,12 @@ from typing import Any
 from charm_checkpoint import open_store
 from charm_checkpoint.codec import valid_id
 from charm_checkpoint.config import mask
-from charm_checkpoint.errors import ConfigError, ThreadNotFoundError
+from charm_checkpoint.errors import BackendUnavailable, ConfigError, ThreadNotFoundError
 from charm_checkpoint.replica import ReplicaBackend, ReplicaStore
 from charm_checkpoint.sqlite import SqliteBackend
 from charm_checkpoint.store import BaseMemoryStore, CheckpointStore, ThreadInfo
 
-__all__ = ["is_made", "known_thread", "opened", "opened_replica", "quiet", "store_name"]
+__all__ = ["is_made", "known_thread", "not_made", "opened", "opened_replica", "quiet", "store_name"]
 
 KEY_VARIABLE = "CHARM_ENCRYPTION_KEY"
 """Where a store that is named finds the key to its values, or several with commas between. The configured store has
@@ -32,7 +32,7 @@ def opened(
     Args:
         named: A provider or URL.
         replica: Of that one, as in a config; `None` for none.
-        make: Whether its file may be missing, and is made by the first use.
+        make: Whether its file or its tables may be missing, and are made by the first use.
 
     Raises:
         ConfigError: There is no such store, or it keeps no checkpoints.
@@ -43,7 +43,7 @@ def opened(
                 f"{type(store).__name__} keeps messages only; this command needs a store that keeps checkpoints"
             )
         if named and not make and not is_made(store):
-            raise ConfigError(f"{store_name(store)} does not exist")
+            raise ConfigError(not_made(store))
         yield store
 
 
@@ -69,7 +69,7 @@ def opened_replica(
                 "or name the store behind with --store URL"
             )
         if asks and not is_made(store.remote):
-            raise ConfigError(f"{store_name(store.remote)} does not exist")
+            raise ConfigError(not_made(store.remote))
         if not make and not is_made(store):
             raise ConfigError(
                 f"{store_name(store)} does not exist: nothing on this device has used it yet. An agent's first run "
@@ -107,9 +107,19 @@ def store_name(store: CheckpointStore) -> str:
 
 
 def is_made(store: CheckpointStore) -> bool:
-    """False if its file is still to be made, by the first use."""
+    """False if its file or its tables are still to be made, by the first use."""
+    tell = getattr(store.get_langgraph_checkpointer().engine.backend, "is_made", None)
+    try:
+        return tell is None or bool(tell())
+    except BackendUnavailable:
+        return True  # whoever asks it for threads is told
+
+
+def not_made(store: CheckpointStore) -> str:
+    """Says that it is not `is_made`."""
     backend = store.get_langgraph_checkpointer().engine.backend
-    return not isinstance(backend, (SqliteBackend, ReplicaBackend)) or backend.path.exists()
+    is_file = isinstance(backend, (SqliteBackend, ReplicaBackend))
+    return f"{store_name(store)} {'does not exist' if is_file else 'has no tables yet'}"
 
 
 def known_thread(store: CheckpointStore, thread_id: str) -> ThreadInfo:

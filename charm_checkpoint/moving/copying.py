@@ -106,9 +106,9 @@ def copy_threads(
     """Copy threads with their whole history, their values byte for byte, and compare both sides afterwards.
 
     Interrupted at any moment and called again, it goes on; called once more, it finds everything there. A thread of
-    which the target has an earlier state is brought up to date; one that it has in another state, or that goes on there
-    from where the source's does not come from, is left as it is. Deletions are not copied. Agents may work on the
-    source meanwhile; copying once more brings what they added.
+    which the target has an earlier state is brought up to date, also where the source went back in it and on from
+    there; one that it has in another state, or that somebody moved to another branch there, is left as it is. Deletions
+    are not copied. Agents may work on the source meanwhile; copying once more brings what they added.
 
     Args:
         source: A store, any LangGraph saver, a backend, or a `Source`. Nothing in it is altered.
@@ -265,15 +265,15 @@ class Copier:
                 )
             if self._dry_run:
                 outcome: Any = "updated" if was_there else "copied"
-                if was_there and not found.lacking:
-                    return self._same(thread, there, found)
+                if was_there and not found.lacking and _stands(thread, there):
+                    return CopiedThread(thread_id, "same", found.checkpoints)
                 return CopiedThread(
                     thread_id, outcome, found.checkpoints, found.lacking, found.bytes
                 )
             if found.lacking:
                 continue
-            if was_there and not sent:
-                return self._same(thread, there, found)
+            if was_there and not sent and _stands(thread, there):
+                return CopiedThread(thread_id, "same", found.checkpoints)
             if (moved := self._set_heads(thread, there)) is not None:
                 return CopiedThread(thread_id, "differs", found.checkpoints, sent, size, moved)
             outcome = "updated" if was_there else "copied"
@@ -303,14 +303,6 @@ class Copier:
         late = (first.parent_id or first.checkpoint_id) <= tombstone.deleted_through
         return tombstone.deleted_at if late else None
 
-    def _same(self, thread: Thread, there: Listing, found: _Round) -> CopiedThread:
-        for head in thread.heads:
-            other = there.heads.get(head.namespace)
-            if other is None or other.checkpoint_id != head.checkpoint_id:
-                detail = _apart(other, head)
-                return CopiedThread(thread.thread_id, "differs", found.checkpoints, detail=detail)
-        return CopiedThread(thread.thread_id, "same", found.checkpoints)
-
     # -- one round -------------------------------------------------------------------------------------------------
 
     def _look(self, thread: Thread, there: Listing, *, sends: bool) -> _Round:
@@ -320,7 +312,7 @@ class Copier:
         known = set(there.stubs)
         values: set[tuple[str, str, str]] = set()
         sent_last: dict[str, Mapping[str, str]] = {}
-        parents: dict[Key, str | None] = {}
+        steps: dict[Key, CheckpointRow] = {}
         first: CheckpointRow | None = None
         batch = _Batch(self._target)
         checkpoints = lacking = size = 0
@@ -331,7 +323,7 @@ class Copier:
                 row = entry.snapshot.checkpoint
                 assert row is not None
                 checkpoints += 1
-                parents[key] = row.parent_id
+                steps[key] = row._replace(body=b"", versions={}, metadata=b"")
                 if first is None and entry.namespace == "":
                     first = row
                 extra.discard(key)
@@ -357,7 +349,7 @@ class Copier:
         batch.flush()
         if batch.refused is not None:
             return _refusal(batch.refused, checkpoints)
-        if any((head.checkpoint_id, head.namespace) not in parents for head in thread.heads):
+        if any((head.checkpoint_id, head.namespace) not in steps for head in thread.heads):
             return _Round(checkpoints, lacking, size, broken_off=True)
         if extra:
             some = min(extra)[0]
@@ -365,7 +357,7 @@ class Copier:
             return _Round(checkpoints, difference=difference)
         for head in thread.heads:
             other = there.heads.get(head.namespace)
-            if other is not None and not _grew_from(head, other.checkpoint_id, parents):
+            if other is not None and not _may_move(head, other, steps, lacking > 0):
                 return _Round(checkpoints, difference=_apart(other, head))
         return _Round(checkpoints, lacking, size, first=first)
 
@@ -399,20 +391,52 @@ class Copier:
         return None
 
 
-def _grew_from(head: HeadRow, checkpoint_id: str, parents: Mapping[Key, str | None]) -> bool:
+def _stands(thread: Thread, there: Listing) -> bool:
+    """Whether the target goes on everywhere from where the source does."""
+    return all(
+        (other := there.heads.get(head.namespace)) is not None
+        and other.checkpoint_id == head.checkpoint_id
+        for head in thread.heads
+    )
+
+
+def _may_move(
+    head: HeadRow, other: HeadRow, steps: Mapping[Key, CheckpointRow], lacks: bool
+) -> bool:
+    """Whether the target's head is an earlier state of the source's, and no choice that somebody made there.
+
+    Args:
+        head: The source's.
+        other: The target's.
+        steps: The source's checkpoints; the target has no others.
+        lacks: Whether the target lacks some of them.
+    """
+    made = steps[other.checkpoint_id, other.namespace]
+    if (other.device, other.moved_at) == (made.device, made.created_at):
+        return True  # it is where whoever made the checkpoint left it
+    if not _grew_from(head, other.checkpoint_id, steps):
+        return False
+    if lacks or other.checkpoint_id == head.checkpoint_id:
+        return True
+    # An update broke off before it set the heads, or somebody went back there: that is later than what they left.
+    newest = steps[head.checkpoint_id, head.namespace]
+    return made.created_at <= other.moved_at <= newest.created_at
+
+
+def _grew_from(head: HeadRow, checkpoint_id: str, steps: Mapping[Key, CheckpointRow]) -> bool:
     """Whether a head is a checkpoint, or has it among its ancestors."""
     step: str | None = head.checkpoint_id
     seen: set[str] = set()
     while step is not None and step != checkpoint_id and step not in seen:
         seen.add(step)  # a forged cycle of parents has to end
-        step = parents.get((step, head.namespace))
+        row = steps.get((step, head.namespace))
+        step = row.parent_id if row else None
     return step == checkpoint_id
 
 
-def _apart(there: HeadRow | None, here: HeadRow) -> str:
+def _apart(there: HeadRow, here: HeadRow) -> str:
     where = f" in its subgraph {here.namespace!r}" if here.namespace else ""
-    newest = there.checkpoint_id if there else "nothing"
-    return f"it goes on from {newest}{where}, here from {here.checkpoint_id}"
+    return f"it goes on from {there.checkpoint_id}{where}, here from {here.checkpoint_id}"
 
 
 class _Batch:

@@ -45,19 +45,25 @@ def fork_thread(
     Raises:
         ThreadNotFoundError: There is no such thread.
         CheckpointNotFoundError: It has no such checkpoint, or several whose id begins so.
-        ThreadExistsError: The new thread is there already.
+        ThreadExistsError: The new thread is there already, or the beginning of another one that broke off.
     """
     thread_id, new_id = valid_id(thread_id, "thread_id"), valid_id(new_id, "thread_id")
     listing = Listing(engine, thread_id)
     if "" not in listing.heads:
         raise ThreadNotFoundError(f"there is no thread {thread_id!r} in {engine.backend.name}")
-    if Listing(engine, new_id).heads:
+    begun = Listing(engine, new_id)
+    if begun.heads:
         raise ThreadExistsError(
             f"thread {new_id!r} already has checkpoints; delete it or fork to another id"
         )
     source = _Fork(BackendSource(engine), listing, thread_id, at, device)
     copier = Copier(source, engine)
     copied = copier.copy(new_id)
+    if copied.outcome == "differs" and begun.stubs:
+        raise ThreadExistsError(
+            f"thread {new_id!r} is the beginning of another fork, or of a copy, that broke off; delete it, and fork to "
+            "another id"
+        )
     copier.insist(copied)
     return source.tip
 
@@ -105,7 +111,7 @@ class _Fork:
             if any(type_.endswith(SEALED) for type_ in types):
                 raise DeserializationError(
                     f"thread {self._thread_id!r} is encrypted with a key of its own; to fork it, open the store with "
-                    "its key: encryption: {key: …}"
+                    "its key (encryption in its config, or $CHARM_ENCRYPTION_KEY)"
                 )
             yield entry._replace(thread_id=thread_id, snapshot=snapshot)
 

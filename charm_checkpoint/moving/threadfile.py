@@ -79,10 +79,9 @@ def export_threads(
     names = list(origin.threads() if threads is None else dict.fromkeys(threads))
     counted = _Counting(file)
     checkpoints = 0
-    with (
-        _on_disk("the file cannot be written"),
-        gzip.GzipFile(fileobj=cast("BinaryIO", counted), mode="wb", filename="", mtime=0) as zipped,
-    ):
+    with gzip.GzipFile(
+        fileobj=cast("BinaryIO", counted), mode="wb", filename="", mtime=0
+    ) as zipped:
         lines = _Lines(zipped)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         lines.write({"format": FORMAT, "version": VERSION, "written_at": now})
@@ -117,20 +116,22 @@ def _on_disk(what: str) -> Iterator[None]:
 
 
 class _Counting:
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | IO[bytes]) -> None:
         self._file = file
         self.size = 0
 
     def write(self, data: bytes) -> int:
         self.size += len(data)
-        return self._file.write(data)
+        with _on_disk("the file cannot be written"):
+            return self._file.write(data)
 
     def flush(self) -> None:
-        self._file.flush()
+        with _on_disk("the file cannot be written"):
+            self._file.flush()
 
 
 class _Lines:
-    def __init__(self, file: IO[bytes] | gzip.GzipFile) -> None:
+    def __init__(self, file: _Counting | gzip.GzipFile) -> None:
         self._file = file
         self._hash = hashlib.sha256()
 
@@ -151,11 +152,13 @@ class _Lines:
 def _write_thread(lines: _Lines, source: Source, name: str) -> int | None:
     """Write a thread once it is known to be whole; tells how many checkpoints it has, `None` if it is not there."""
     for _ in range(ROUNDS):
-        thread = source.thread(name)
+        with _on_disk(f"{source.name} cannot be read"):
+            thread = source.thread(name)
         if thread is None or not thread.heads:
             return None
         with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as spool:
-            seen = _write_entries(_Lines(cast("IO[bytes]", spool)), thread, source.entries(name))
+            lines_ = _Lines(_Counting(cast("IO[bytes]", spool)))
+            seen = _write_entries(lines_, thread, _entries(source, name))
             if all((head.checkpoint_id, head.namespace) in seen for head in thread.heads):
                 spool.seek(0)
                 while data := spool.read(_COPIED_BYTES):
@@ -166,6 +169,11 @@ def _write_thread(lines: _Lines, source: Source, name: str) -> int | None:
         f"thread {name!r} lost checkpoints each of the {ROUNDS} times that it was read; export it again when nothing "
         "prunes it"
     )
+
+
+def _entries(source: Source, name: str) -> Iterator[Entry]:
+    with _on_disk(f"{source.name} cannot be read"):
+        yield from source.entries(name)
 
 
 def _write_entries(lines: _Lines, thread: Thread, entries: Iterator[Entry]) -> set[Key]:
@@ -410,6 +418,8 @@ def _thread(told: Any) -> Thread:
     ]
     if not heads:
         raise ValueError("a thread without a newest checkpoint")
+    if len({head.namespace for head in heads}) < len(heads):
+        raise ValueError("a namespace with two newest checkpoints")
     thread_id = valid_id(told["thread_id"], "thread id")
     return Thread(thread_id, _moment(told["created_at"]), tuple(heads))
 

@@ -93,6 +93,10 @@ class ReplicaBackend:
         """This device's file."""
         return self._front.path
 
+    def is_made(self) -> bool:
+        """Whether this device's file is there."""
+        return self._front.is_made()
+
     @property
     def journal_mode(self) -> str:
         """As of any `SqliteBackend`."""

@@ -68,6 +68,10 @@ class SqliteBackend:
         """The file."""
         return self._db.path
 
+    def is_made(self) -> bool:
+        """Whether the file is there."""
+        return self.path.exists()
+
     @property
     def journal_mode(self) -> str:
         """`"wal"`, or what SQLite fell back to; empty before `setup`."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from charm_checkpoint.cli import erase as command
 from charm_checkpoint.cli import reports
-from charm_checkpoint.errors import BackendUnavailable
+from charm_checkpoint.errors import BackendFull, BackendUnavailable
 from charm_checkpoint.manager import open_store
 from charm_checkpoint.sqlite import LocalMemory, SqliteBackend
 from charm_checkpoint.store import CheckpointStore
@@ -68,6 +69,36 @@ def test_the_receipt(call: Run, path: Path) -> None:
     assert "ann-1: nothing was there any more" in again.out
 
 
+def test_only_a_misspelt_id(call: Run, path: Path) -> None:
+    done = call("erase", "nobody", "--yes", "--store", f"sqlite:///{path}")
+    assert (done.code, done.err) == (1, "")
+    assert done.out.startswith("Nothing is deleted, ")
+    assert "Gone from" not in done.out
+    assert "Not everything that was named was found." in done.out
+
+
+def test_some_cannot_be_deleted(call: Run, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = SqliteBackend.delete
+
+    def full(self: SqliteBackend, thread_id: str, *, at: float) -> bool:
+        if thread_id == "ann-1":
+            raise BackendFull("no room")
+        return real(self, thread_id, at=at)
+
+    monkeypatch.setattr(SqliteBackend, "delete", full)
+    store = ("--yes", "--store", f"sqlite:///{path}")
+    done = call("erase", "--label", "user=ann", *store)
+    assert (done.code, done.err) == (1, "")
+    assert "Deleted 1 thread with 2 checkpoints" in done.out
+    assert "ann-1: no room" in done.out
+    assert "It is not done yet." in done.out
+    assert threads(path) == {"ann-1", "bob-1"}
+    alone = call("erase", "ann-1", *store)
+    assert alone.out.startswith("Not all is deleted, ")
+    monkeypatch.undo()
+    assert call("erase", "--label", "user=ann", *store).code == 0
+
+
 def test_a_misspelt_id(call: Run, path: Path) -> None:
     store = f"sqlite:///{path}"
     done = call("erase", "ann-1", "nobody", "--yes", "--store", store)
@@ -124,6 +155,7 @@ def test_nothing_is_found(call: Run, terminal: Run, path: Path) -> None:
     asked = terminal(*options)
     assert asked.code == 1
     assert "Nothing was found" in asked.out
+    assert "Nothing is deleted, " in asked.out
     assert "[y/N]" not in asked.out
     assert len(threads(path)) == 3
 
@@ -187,14 +219,46 @@ def cut(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
         monkeypatch.setattr(SqliteBackend, verb, gone)
 
 
-def test_not_done_says_so(
-    call: Run, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def away(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Options that name a replica with a thread of Ann's own, and nobody reaches what is behind."""
     device = tmp_path / "device.db"
     with open_store(f"sqlite:///{path}", replica=str(device)) as store:
         fill(store, "ann-3")
     cut(monkeypatch, path)
-    options = ("--store", f"sqlite:///{path}", "--replica", str(device), "--timeout", "0.1")
+    return ("--store", f"sqlite:///{path}", "--replica", str(device), "--timeout", "0.1")
+
+
+def test_asked_while_a_place_is_away(
+    path: Path, away: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `--yes`: what can be found goes, and the receipt tells of the rest."""
+    store = open_store(away[1], replica=away[3])
+    assert isinstance(store, CheckpointStore)
+    asked: list[str] = []
+
+    def yes(question: str, *, what: str) -> bool:
+        asked.append(question)
+        return True
+
+    monkeypatch.setattr(command, "ask", yes)
+    with store:
+        report = command.erase(store, (), ["user=carl"], 0.1, confirmed=False)
+        assert not asked
+        assert (report["found"], report["threads"]) == (False, [])
+        assert [(p["name"], p["error"]) for p in report["places"]] == [
+            (f"sqlite:{path}", "the line is cut")
+        ]
+        report = command.erase(store, (), ["user=ann"], 0.1, confirmed=False)
+    assert f"Not all can be told of sqlite:{path}: the line is cut." in asked[0]
+    assert [t["thread_id"] for t in report["threads"]] == ["ann-3"]
+    assert [p["gone"] for p in report["places"]] == [True, False]
+
+
+def test_not_done_says_so(
+    call: Run, path: Path, away: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = away
     done = call("erase", "ann-3", "--yes", *options, "--json")
     assert done.code == 1
     report = json.loads(done.out)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -38,7 +39,9 @@ from charm_checkpoint.memory import MemoryBackend
 from charm_checkpoint.moving import CopiedThread, Thread, copy_threads
 from charm_checkpoint.saver import CheckpointSaver
 from charm_checkpoint.sqlite import SqliteBackend
+from charm_checkpoint.store import CheckpointStore, store_from_saver
 from charm_checkpoint.testing.scenarios import SCENARIOS, chat, turn
+from charm_memory_postgres import PostgresBackend
 from tests.moving.support import at, entries, held, messages, names
 
 Fresh = Callable[[str], SqliteBackend]
@@ -175,6 +178,107 @@ def test_an_earlier_state_is_brought_up_to_date(
     [copied] = copy_threads(saver, target).threads
     assert (planned.outcome, planned.sent) == (copied.outcome, copied.sent) == ("updated", 4)
     assert held(target, "t") == held(saver.engine.backend, "t")
+
+
+class Dies(Exception):
+    pass
+
+
+class Dying(Watched):
+    """A backend that is not reached any more when heads are to be set."""
+
+    def write(self, units: Sequence[Unit]) -> Sequence[Outcome]:
+        if any(isinstance(unit, MoveHead) for unit in units):
+            raise Dies
+        return super().write(units)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def there(request: pytest.FixtureRequest, target: SqliteBackend) -> Iterator[Backend]:
+    """Databases that tell in their own way since when a head is where it is."""
+    if request.param == "sqlite":
+        yield target
+        return
+    backend = PostgresBackend(request.getfixturevalue("bare_database"))
+    yield backend
+    backend.close()
+
+
+def brought(saver: CheckpointSaver, there: Backend) -> None:
+    """Copy the thread `t`, and that breaks off once before the heads are set."""
+    before = held(there, "t")[0]
+    with pytest.raises(Dies):
+        copy_threads(saver, Dying(there), ["t"])
+    assert held(there, "t")[0][1] == before[1], "the heads"
+    [planned] = copy_threads(saver, there, ["t"], dry_run=True).threads
+    [copied] = copy_threads(saver, there, ["t"]).threads
+    assert (planned.outcome, copied.outcome, copied.sent) == ("updated", "updated", 0)
+    assert held(there, "t") == held(saver.engine.backend, "t")
+    assert outcomes(copy_threads(saver, there, ["t"]).threads) == {"same"}
+
+
+def test_an_update_that_broke_off_goes_on(there: Backend) -> None:
+    saver = CheckpointSaver(MemoryBackend(), device="laptop")
+    chat(saver).invoke(turn("a"), at("t"))
+    copy_threads(saver, there)
+    for text in "bc":
+        chat(saver).invoke(turn(text), at("t"))
+        brought(saver, there)
+
+
+def test_the_source_went_back_and_on_from_there(there: Backend) -> None:
+    saver = CheckpointSaver(MemoryBackend(), device="laptop")
+    graph = chat(saver)
+    for text in "ab":
+        graph.invoke(turn(text), at("t"))
+    copy_threads(saver, there)
+    for text in "cd":
+        past = list(graph.get_state_history(at("t")))[4].config
+        graph.update_state(past, {"items": [text]}, as_node="say")
+        graph.invoke(turn(text), at("t"))
+        brought(saver, there)
+
+
+def test_an_update_of_a_fork_that_broke_off_goes_on(there: Backend) -> None:
+    """Its head was moved where it is, in the source and so in the target."""
+    store = store_from_saver(CheckpointSaver(MemoryBackend(), device="laptop"))
+    assert isinstance(store, CheckpointStore)
+    saver = store.get_langgraph_checkpointer()
+    chat(saver).invoke(turn("a"), at("origin"))
+    store.fork("origin", "t")
+    copy_threads(saver, there, ["t"])
+    chat(saver).invoke(turn("b"), at("t"))
+    brought(saver, there)
+
+
+def test_the_source_promoted_a_branch(target: SqliteBackend) -> None:
+    saver = CheckpointSaver(MemoryBackend(), device="laptop")
+    graph = chat(saver)
+    graph.invoke(turn("a"), at("t"))
+    left = saver.engine.backend.read("t", "", None).head
+    graph.update_state(list(graph.get_state_history(at("t")))[2].config, {"items": ["aside"]})
+    chosen = saver.engine.backend.read("t", "", None).head
+    assert left
+    assert chosen
+    copy_threads(saver, target)
+    saver.engine.backend.write([MoveHead("t", "", left, chosen, "laptop", time.time())])
+    assert outcomes(copy_threads(saver, target).threads) == {"updated"}
+    assert held(target, "t") == held(saver.engine.backend, "t")
+
+
+def test_a_head_that_somebody_moved_back_there_stays(
+    pair: tuple[CheckpointSaver, SqliteBackend],
+) -> None:
+    saver, target = pair
+    head = target.read("t", "", None).checkpoint
+    assert head is not None
+    assert head.parent_id is not None
+    back = MoveHead("t", "", head.parent_id, head.checkpoint_id, "laptop", time.time())
+    target.write([back])
+    for dry_run in (True, False):
+        [left] = copy_threads(saver, target, on_existing="skip", dry_run=dry_run).left
+        assert left.outcome == "differs"
+    assert target.read("t", "", None).head == head.parent_id
 
 
 def test_a_thread_that_went_on_there_is_left(

@@ -19,6 +19,7 @@ from charm_checkpoint import export_threads, import_threads
 from charm_checkpoint.backend import BlobRow, CheckpointRow, Entry, HeadRow, Snapshot
 from charm_checkpoint.errors import (
     BackendCorrupt,
+    BackendError,
     BackendFull,
     ThreadExistsError,
     ThreadNotFoundError,
@@ -313,6 +314,41 @@ def test_forged_content(exported: bytes, old: bytes, new: bytes) -> None:
     target = MemoryBackend()
     with pytest.raises(BackendCorrupt, match=r"x\.gz is damaged"):
         import_threads(io.BytesIO(rezipped(body.splitlines())), target, name="x.gz")
+
+
+def test_two_newest_checkpoints(exported: bytes, target: SqliteBackend) -> None:
+    """Both are there, and nobody could tell from which one the thread goes on."""
+    lines = lines_of(exported)
+    [at_] = [n for n, line in enumerate(lines) if b'"thread_id":"chat"' in line[:40]]
+    checkpoints = (json.loads(line).get("checkpoint") for line in lines[at_ + 1 :])
+    first = next(told for told in checkpoints if told)
+    told = json.loads(lines[at_])
+    heads = told["thread"]["heads"]
+    assert first["namespace"] == ""
+    assert first["checkpoint_id"] != heads[0]["checkpoint_id"]
+    heads.append({**heads[0], "checkpoint_id": first["checkpoint_id"]})
+    lines[at_] = json.dumps(told).encode()
+    with pytest.raises(BackendCorrupt, match=r"is damaged.* a namespace with two newest"):
+        import_threads(io.BytesIO(rezipped(lines)), target)
+    assert not names(target)
+
+
+@pytest.mark.parametrize("verb", ["thread", "entries"])
+def test_a_source_that_cannot_be_read(verb: str) -> None:
+    """It is not the file's fault."""
+
+    class Broken(Many):
+        def thread(self, thread_id: str) -> Thread:
+            if verb == "thread":
+                raise OSError(5, "Input/output error")
+            return super().thread(thread_id)
+
+        def entries(self, thread_id: str) -> Any:
+            yield next(super().entries(thread_id))
+            raise OSError(5, "Input/output error")
+
+    with pytest.raises(BackendError, match="many cannot be read: Input/output error"):
+        export_threads(Broken(), io.BytesIO())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device without room")

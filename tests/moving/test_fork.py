@@ -21,6 +21,7 @@ from charm_checkpoint.errors import (
     ThreadExistsError,
     ThreadNotFoundError,
 )
+from charm_checkpoint.moving.copying import Copier
 from charm_checkpoint.store import CheckpointStore
 from charm_checkpoint.testing.scenarios import SCENARIOS, turn
 from tests.moving.support import at, entries, held
@@ -305,3 +306,30 @@ def test_a_fork_that_broke_off_goes_on(
     assert entries(backend, "new")
     store.fork("t", "new")
     assert ids(store, "new") == ids(store, "t")
+
+
+def test_what_a_fork_left_that_broke_off(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Repeated as it was it goes on; from elsewhere it cannot."""
+
+    class Dies(Exception):
+        pass
+
+    def die(*_: object) -> Any:
+        raise Dies
+
+    graph = graph_of("chat", store)
+    for text in "ab":
+        graph.invoke(turn(text), at("t"))
+    earlier = ids(store, "t")[3]
+    with monkeypatch.context() as patched:
+        patched.setattr(Copier, "_set_heads", die)
+        for new_id in ("new", "other"):
+            with pytest.raises(Dies):
+                store.fork("t", new_id)
+    with pytest.raises(ThreadExistsError, match=r"'new' is the beginning of .* that broke off"):
+        store.fork("t", "new", at=earlier)
+    assert store.fork("t", "other").checkpoint_id == ids(store, "t")[0]
+    assert store.delete("new").done
+    assert store.fork("t", "third", at=earlier).checkpoint_id == earlier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,13 @@ from typing import Any
 import pytest
 
 from charm_checkpoint.erasure import Erased
-from charm_checkpoint.errors import BackendReadOnly, BackendUnavailable, ConfigError, InvalidIdError
+from charm_checkpoint.errors import (
+    BackendFull,
+    BackendUnavailable,
+    ConfigError,
+    DeserializationError,
+    InvalidIdError,
+)
 from charm_checkpoint.moving.copying import Copier
 from charm_checkpoint.sqlite import LocalMemory
 from charm_checkpoint.store import CheckpointStore
@@ -152,10 +159,82 @@ def test_what_charmos_left_and_cannot_be_removed(
         raise PermissionError(13, "Permission denied")
 
     with LocalMemory({"path": str(tmp_path / "threads.db")}) as store:
+        tell(store, "other", SECRET)
         monkeypatch.setattr(Path, "unlink", refuse)
-        with pytest.raises(BackendReadOnly, match=r"charmos left in .* \(Permission denied\)"):
-            store.erase("t")
+        receipt = store.erase("t", "other")
         monkeypatch.undo()
+        assert not receipt.done
+        kept, gone = receipt.threads
+        assert re.search(r"charmos left in .* \(Permission denied\)", str(kept.error))
+        assert gone.error is None
+        assert store.thread("other") is None
+        assert store.erase("t").done
+
+
+def damage(path: Path, thread_id: str, metadata: bytes = b"{{") -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE checkpoints SET metadata = ? WHERE thread_id = ?", (metadata, thread_id))
+    db.close()
+
+
+@pytest.mark.parametrize("metadata", [b"{{", b"[]"])
+def test_beside_damaged_metadata(tmp_path: Path, metadata: bytes) -> None:
+    """Whose it is nobody can tell. What can be told goes, and the receipt names the rest."""
+    path = tmp_path / "threads.db"
+    with LocalMemory({"path": str(path)}) as store:
+        tell(store, "anns", SECRET, user="ann")
+        tell(store, "whose", "Bob", user="bob")
+        damage(path, "whose", metadata)
+        with pytest.raises(DeserializationError, match=r"metadata .* of 'whose' is damaged"):
+            store.threads_of({"user": "ann"})
+        receipt = store.erase(labels={"user": "ann"})
+        assert [t.thread_id for t in receipt.threads] == ["anns"]
+        assert not receipt.done
+        [there] = receipt.places
+        assert there.gone
+        assert "of 'whose' is damaged" in str(there.error)
+        assert holds(tmp_path, SECRET) == []
+        assert holds(tmp_path, "3 Bob")
+        assert store.erase("whose").done
+        assert holds(tmp_path, "3 Bob") == []
+
+
+def test_one_of_several_fails(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others go, and the receipt is given."""
+    for name in "abc":
+        tell(store, name, SECRET, user="ann")
+    remove = LocalMemory._remove
+
+    def no_room(self: LocalMemory, thread_id: str) -> bool:
+        if thread_id == "b":
+            raise BackendFull("no room at sqlite://me:secret@host/")
+        return remove(self, thread_id)
+
+    monkeypatch.setattr(LocalMemory, "_remove", no_room)
+    receipt = store.erase(labels={"user": "ann"})
+    assert not receipt.done
+    assert receipt.found
+    errors = {t.thread_id: t.error for t in receipt.threads}
+    assert errors == {"a": None, "b": "no room at sqlite://***@host/", "c": None}
+    assert [info.thread_id for info in store.threads()] == ["b"]
+    assert "'b'" in str(receipt.places[0].error)
+
+
+def test_a_database_that_goes_away(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every thread waits for it anew."""
+    for name in "abc":
+        tell(store, name, SECRET)
+    asked: list[str] = []
+
+    def away(self: LocalMemory, thread_id: str) -> bool:
+        asked.append(thread_id)
+        raise BackendUnavailable("not reached")
+
+    monkeypatch.setattr(LocalMemory, "_remove", away)
+    receipt = store.erase("a", "b", "c")
+    assert asked == ["a"]
+    assert [t.error for t in receipt.threads] == ["not reached"] * 3
+    assert not receipt.done
 
 
 def test_late_writes_do_not_bring_it_back(store: CheckpointStore, tmp_path: Path) -> None:
