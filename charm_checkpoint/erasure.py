@@ -109,11 +109,15 @@ def erase(
     threads: Sequence[str],
     labels: Subject,
     *,
-    overwrite: bool,
     timeout: float,
-    on_progress: Callable[[int, int], object] | None,
+    overwrite: bool = False,
+    strict: bool = False,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> Receipt:
-    """Remove threads everywhere, and with `overwrite` their bytes: see `CheckpointStore.erase` and `delete`."""
+    """Remove threads everywhere, and with `overwrite` their bytes: see `CheckpointStore.erase` and `delete`.
+
+    With `strict` a thread that cannot be removed raises, else the receipt tells it.
+    """
     at = time.time()
     names = dict.fromkeys(valid_id(name, "thread_id") for name in threads)
     if labels:
@@ -123,7 +127,7 @@ def erase(
     away: str | None = None
     for done, name in enumerate(names, 1):
         if away is None:
-            each, away = _remove(store, name)
+            each, away = _remove(store, name, strict)
         else:
             each = Erased(name, 0, False, away)  # each would wait as long
         erased.append(each)
@@ -211,7 +215,7 @@ def _matches(metadata: Mapping[str, Any], labels: Subject) -> bool:
     )
 
 
-def _remove(store: CheckpointStore, thread_id: str) -> tuple[Erased, str | None]:
+def _remove(store: CheckpointStore, thread_id: str, strict: bool) -> tuple[Erased, str | None]:
     """Remove a thread; tells also why nothing can be removed for the time being, if that is so."""
     engine = store.get_langgraph_checkpointer().engine
     query = Scan(thread_id=thread_id)
@@ -223,6 +227,8 @@ def _remove(store: CheckpointStore, thread_id: str) -> tuple[Erased, str | None]
             left = engine.call(lambda backend: backend.read(thread_id, "", None)).deleted_through
             known = left is not None
     except CheckpointStoreError as failed:
+        if strict:
+            raise
         error = str(mask(str(failed)))
         away = error if isinstance(failed, BackendUnavailable) else None
         return Erased(thread_id, count, count > 0, error), away

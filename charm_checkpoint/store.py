@@ -352,10 +352,15 @@ class CheckpointStore(SaverStore):
                 and the receipt says for that place that it is not done yet.
 
         Returns:
-            What was found and where; `done` is false where something is left or failed, or nobody could be asked, and
-            where there never was such a thread.
+            What was found and where; `done` is false where something is left, or nobody could be asked, and where there
+            never was such a thread.
+
+        Raises:
+            BackendError: It is not removed, or (`BackendUnavailable`) that is not known.
         """
-        return self._erase((thread_id,), {}, False, timeout, None)
+        from charm_checkpoint.erasure import erase
+
+        return erase(self, (thread_id,), {}, timeout=timeout, strict=True)
 
     def erase(
         self,
@@ -385,21 +390,12 @@ class CheckpointStore(SaverStore):
         """
         if not threads and not labels:
             raise ConfigError("name the threads to erase, or labels that they have")
-        return self._erase(threads, labels or {}, True, timeout, on_progress)
-
-    def _erase(
-        self,
-        threads: Sequence[str],
-        labels: Subject,
-        overwrite: bool,
-        timeout: float,
-        on_progress: Callable[[int, int], object] | None,
-    ) -> Receipt:
         from charm_checkpoint.erasure import erase
 
+        labels = labels or {}
         _check_subject(labels)
         return erase(
-            self, threads, labels, overwrite=overwrite, timeout=timeout, on_progress=on_progress
+            self, threads, labels, timeout=timeout, overwrite=True, on_progress=on_progress
         )
 
     def threads_of(
