@@ -10,6 +10,7 @@ from charm_checkpoint.backend import Backend, Compacted, Scan
 from charm_checkpoint.codec import Codec, valid_id
 from charm_checkpoint.config import mask
 from charm_checkpoint.errors import (
+    BackendError,
     BackendUnavailable,
     CheckpointStoreError,
     DeserializationError,
@@ -152,7 +153,7 @@ def find(
     """The threads of a subject, as far as they can be told: see `CheckpointStore.threads_of`.
 
     Raises:
-        BackendUnavailable: There is no other place, and this one cannot be asked.
+        BackendError: There is no other place, and this one cannot be asked.
     """
     threads: dict[str, None] = {}
     errors: dict[str, CheckpointStoreError] = {}
@@ -160,7 +161,7 @@ def find(
     for site in sites:
         try:
             found, damaged = site.call(lambda backend: _having(backend, labels, on_looked))
-        except BackendUnavailable as error:
+        except BackendError as error:
             if len(sites) == 1:
                 raise
             errors[site.name] = error

@@ -386,7 +386,7 @@ class CheckpointStore(SaverStore):
 
         Raises:
             ConfigError: Neither threads nor labels are given, or there cannot be such labels.
-            BackendUnavailable: There is no place that can be asked which threads have the labels.
+            BackendError: There is no place that can be asked which threads have the labels.
         """
         if not threads and not labels:
             raise ConfigError("name the threads to erase, or labels that they have")

@@ -11,7 +11,7 @@ from typing import Any
 from charm_checkpoint import open_store
 from charm_checkpoint.codec import valid_id
 from charm_checkpoint.config import mask
-from charm_checkpoint.errors import BackendUnavailable, ConfigError, ThreadNotFoundError
+from charm_checkpoint.errors import BackendError, ConfigError, ThreadNotFoundError
 from charm_checkpoint.replica import ReplicaBackend, ReplicaStore
 from charm_checkpoint.sqlite import SqliteBackend
 from charm_checkpoint.store import BaseMemoryStore, CheckpointStore, ThreadInfo
@@ -111,7 +111,7 @@ def is_made(store: CheckpointStore) -> bool:
     tell = getattr(store.get_langgraph_checkpointer().engine.backend, "is_made", None)
     try:
         return tell is None or bool(tell())
-    except BackendUnavailable:
+    except BackendError:
         return True  # whoever asks it for threads is told
 
 

@@ -357,7 +357,7 @@ class Copier:
             return _Round(checkpoints, difference=difference)
         for head in thread.heads:
             other = there.heads.get(head.namespace)
-            if other is not None and not _may_move(head, other, steps, lacking > 0):
+            if other is not None and not _may_move(head, other, steps, sends or lacking > 0):
                 return _Round(checkpoints, difference=_apart(other, head))
         return _Round(checkpoints, lacking, size, first=first)
 
@@ -409,9 +409,11 @@ def _may_move(
         head: The source's.
         other: The target's.
         steps: The source's checkpoints; the target has no others.
-        lacks: Whether the target lacks some of them.
+        lacks: Whether the target lacks some of them, or did.
     """
-    made = steps[other.checkpoint_id, other.namespace]
+    made = steps.get((other.checkpoint_id, other.namespace))
+    if made is None:
+        return False  # it was pruned or deleted there meanwhile
     if (other.device, other.moved_at) == (made.device, made.created_at):
         return True  # it is where whoever made the checkpoint left it
     if not _grew_from(head, other.checkpoint_id, steps):
@@ -420,7 +422,7 @@ def _may_move(
         return True
     # An update broke off before it set the heads, or somebody went back there: that is later than what they left.
     newest = steps[head.checkpoint_id, head.namespace]
-    return made.created_at <= other.moved_at <= newest.created_at
+    return made.created_at <= other.moved_at <= max(newest.created_at, head.moved_at)
 
 
 def _grew_from(head: HeadRow, checkpoint_id: str, steps: Mapping[Key, CheckpointRow]) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -286,3 +288,22 @@ def test_a_file_whose_thread_is_not_whole(saver: CheckpointSaver, target: Sqlite
     with pytest.raises(BackendCorrupt, match="without a newest checkpoint"):
         import_threads(io.BytesIO(rezipped(lines)), target, name="x.gz")
     assert not entries(target)
+
+
+def test_a_clock_that_goes_ahead_promoted_there(tmp_path: Path) -> None:
+    """Where the copy set the target's head says nothing of when the source's next steps were made."""
+    saver = CheckpointSaver(MemoryBackend(), device="laptop")
+    graph = chat(saver)
+    graph.invoke(turn("a"), at("t"))
+    left = saver.engine.backend.read("t", "", None)
+    assert left.checkpoint is not None
+    assert left.checkpoint.parent_id is not None
+    assert left.head is not None
+    back = MoveHead("t", "", left.checkpoint.parent_id, left.head, "tablet", time.time() + 600)
+    saver.engine.backend.write([back])
+    with closing(SqliteBackend(tmp_path / "target.db")) as target:
+        assert [each.outcome for each in copy_threads(saver, target).threads] == ["copied"]
+        graph.invoke(turn("b"), at("t"))
+        assert [each.outcome for each in copy_threads(saver, target).threads] == ["updated"]
+        assert [each.outcome for each in copy_threads(saver, target).threads] == ["same"]
+        assert held(target, "t") == held(saver.engine.backend, "t")

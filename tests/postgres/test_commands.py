@@ -30,6 +30,24 @@ def test_looking_makes_no_tables(
     assert not tables(url)
 
 
+def test_where_no_tables_may_be_made_that_is_said(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = f"{{url: '{url}', migrate: check}}"
+    text = f"runtime: {{memory: {{provider: postgres, config: {config}}}}}"
+    Path("charm.yaml").write_text(text, encoding="utf-8")
+    assert main(["threads"]) == 1
+    assert "charm-checkpoint sql postgres" in capsys.readouterr().err
+    assert main(["doctor"]) == 1
+    assert "charm-checkpoint sql postgres" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_server_that_refuses_is_a_finding(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--store", f"{url}_missing"]) == 1
+    assert "does not exist" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_dry_run_makes_no_tables(url: str, tmp_path: Path) -> None:
     source = f"sqlite:///{tmp_path / 'source.db'}"
     with open_store(source) as store:

@@ -90,6 +90,18 @@ def test_rights_are_those_that_were_given(roles: Roles) -> None:
     assert called == (0,)
 
 
+def test_rights_that_were_taken_away_stay_away(roles: Roles) -> None:
+    with psycopg.connect(roles.owner, autocommit=True) as owner:
+        owner.execute(script(role=roles.app_name).encode())
+        app = sql.Identifier(roles.app_name)
+        owner.execute(sql.SQL("REVOKE DELETE ON charm_packed FROM {}").format(app))
+        owner.execute(script().encode())
+        found = owner.execute(
+            "SELECT has_table_privilege(%s, 'charm_packed', 'DELETE')", [roles.app_name]
+        ).fetchone()
+    assert found == (False,)
+
+
 def test_an_older_release_s_script(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would put functions back that find nothing of what is packed."""
     older = script()

@@ -106,7 +106,9 @@ class PostgresBackend:
         return found if found.is_there() else None
 
     def is_made(self) -> bool:
-        """Whether there are tables, if only those of a saver of LangGraph's."""
+        """Whether there are tables, if only those of a saver of LangGraph's. Where none may be made, `setup` tells."""
+        if self._migrate == "check":
+            return True
         with self._connections.lend() as connection:
             return has_tables(connection, self._schema)
 

@@ -181,6 +181,7 @@ def statements(schema: str, *, local: bool = True) -> list[str]:
         )
     files = resources.files("charm_memory_postgres") / "sql"
     lines += [(files / f"{name}.sql").read_text(encoding="utf-8") for name in _FILES]
+    lines[-1] = lines[-1].replace(":version", str(VERSION))
     lines.append(f"INSERT INTO charm_migrations VALUES ({VERSION}) ON CONFLICT DO NOTHING;")  # noqa: S608
     return lines
 

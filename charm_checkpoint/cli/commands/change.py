@@ -22,8 +22,8 @@ def delete(
     """Delete a thread with its whole history wherever the store keeps it, look whether it is gone, and print a receipt.
 
     As erase, for one thread, and without writing files anew: what was said is in their free room until that is used
-    again. Exit code 1 says that it is not done yet, or that there never was such a thread, and the receipt why; repeat
-    it then. Asks first; where nobody can be asked it needs --yes.
+    again. Exit code 1 says that it is not done yet, and then it is to be repeated, or that there never was such a
+    thread; the receipt says which. Asks first; where nobody can be asked it needs --yes.
     """
     from charm_checkpoint.cli import erase as command
     from charm_checkpoint.cli.output import emit

@@ -4,6 +4,9 @@ DO $$
 DECLARE
     given record;
 BEGIN
+    IF EXISTS (SELECT FROM charm_migrations WHERE v >= :version) THEN
+        RETURN;  -- nothing was added, and what the owner took away since stays so
+    END IF;
     FOR given IN
         SELECT 'TABLE' AS kind, added.oid::regclass::text AS name, a.*
         FROM pg_class had CROSS JOIN aclexplode(coalesce(had.relacl, acldefault('r', had.relowner))) a
