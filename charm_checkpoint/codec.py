@@ -36,6 +36,7 @@ from charm_checkpoint.backend import (
 )
 from charm_checkpoint.config import mask
 from charm_checkpoint.errors import (
+    CheckpointNotFoundError,
     CheckpointStoreError,
     DeserializationError,
     InvalidIdError,
@@ -44,7 +45,7 @@ from charm_checkpoint.errors import (
 from charm_checkpoint.secrets import is_secret_name
 from charm_checkpoint.serializer import StrictSerializer
 
-__all__ = ["Codec", "Place", "delta_channels", "forks", "place_of", "valid_id"]
+__all__ = ["Codec", "Place", "delta_channels", "forks", "named_by", "place_of", "valid_id"]
 
 # A subgraph's namespace holds one task id per level; nothing else comes near these.
 _MAX_ID_BYTES = 1024
@@ -101,6 +102,27 @@ def valid_id(value: Any, what: str, *, limit: int = _MAX_ID_BYTES) -> str:
             f"{what} {value[:40]!r}… has {size} bytes, at most {limit} are allowed"
         )
     return value
+
+
+def named_by(beginning: str, checkpoint_ids: Iterable[str], thread_id: str) -> str:
+    """The one checkpoint of a thread whose id begins so.
+
+    Raises:
+        CheckpointNotFoundError: There is none, or there are several.
+    """
+    found = {id for id in checkpoint_ids if beginning and id.startswith(beginning)}
+    if beginning in found:
+        return beginning
+    if len(found) != 1:
+        told = (
+            f"{len(found)} checkpoints whose ids begin"
+            if found
+            else "no checkpoint whose id begins"
+        )
+        raise CheckpointNotFoundError(
+            f"thread {thread_id!r} has {told} with {beginning!r}; history lists them"
+        )
+    return found.pop()
 
 
 def place_of(config: Mapping[str, Any]) -> Place:

@@ -15,7 +15,7 @@ from charm_checkpoint.errors import (
     CheckpointStoreError,
     DeserializationError,
 )
-from charm_checkpoint.retention import headers
+from charm_checkpoint.keeping import headers
 from charm_checkpoint.rules import has_labels, is_label
 
 if TYPE_CHECKING:

@@ -30,7 +30,6 @@ from charm_checkpoint.keeping import (
     Branch,
     History,
     Places,
-    delta_channels,
     doomed,
     headers,
     is_unfinished,
@@ -41,9 +40,7 @@ __all__ = [
     "PruneReport",
     "Pruned",
     "delete_as_seen",
-    "delta_channels",
     "drop_runs",
-    "headers",
     "keep_latest",
     "prune",
 ]

@@ -17,10 +17,10 @@ from charm_checkpoint.cli.reports import Compared, Diff, Difference, Part
 from charm_checkpoint.cli.show import role_of, said
 from charm_checkpoint.cli.standing import Standing, Value, load, plain
 from charm_checkpoint.cli.stores import known_thread, store_name
-from charm_checkpoint.codec import Codec
+from charm_checkpoint.codec import Codec, named_by
 from charm_checkpoint.errors import CheckpointStoreError, ConfigError
+from charm_checkpoint.keeping import delta_channels, headers
 from charm_checkpoint.messages import to_dicts
-from charm_checkpoint.retention import delta_channels, headers
 from charm_checkpoint.saver import CheckpointSaver
 from charm_checkpoint.store import CheckpointStore
 
@@ -64,15 +64,15 @@ def gather(
 
     Raises:
         ThreadNotFoundError: There is no such thread.
-        ConfigError: It has no such checkpoint, or several ids begin like that.
+        CheckpointNotFoundError: It has no such checkpoint, or several ids begin like that.
     """
     thread_id = known_thread(store, thread_id).thread_id
     theirs = thread_id if other is None else known_thread(store, other).thread_id
     rows, head = _rows(store, thread_id, namespace)
     their_rows, their_head = (rows, head) if other is None else _rows(store, theirs, namespace)
     first, second = (*ids, None, None)[:2]
-    before_id = _find(rows, first, thread_id) if first else None
-    after_id = _find(their_rows, second, theirs) if second else their_head
+    before_id = named_by(first, rows, thread_id) if first else None
+    after_id = named_by(second, their_rows, theirs) if second else their_head
     if before_id is None:
         before_id = head if other is not None else their_rows[after_id].parent_id
     before = _side(store, thread_id, namespace, before_id) if before_id in rows else None
@@ -108,20 +108,6 @@ def _rows(
     if head is None or head not in rows:
         raise ConfigError(f"thread {thread_id!r} has no checkpoints in namespace {namespace!r}")
     return rows, head
-
-
-def _find(rows: Mapping[str, CheckpointRow], beginning: str, thread_id: str) -> str:
-    found = [id for id in rows if id.startswith(beginning)]
-    if beginning in rows:
-        return beginning
-    if len(found) != 1:
-        told = (
-            f"{len(found)} checkpoints whose ids begin"
-            if found
-            else "no checkpoint whose id begins"
-        )
-        raise ConfigError(f"thread {thread_id!r} has {told} with {beginning!r}; history lists them")
-    return found[0]
 
 
 def _side(

@@ -9,12 +9,12 @@ from rich.table import Table
 
 from charm_checkpoint.backend import CheckpointRow, Scan
 from charm_checkpoint.cli.lanes import draw, order
-from charm_checkpoint.cli.output import WIDE, iso, local, printable
+from charm_checkpoint.cli.output import WIDE, local, printable
 from charm_checkpoint.cli.reports import History, Step
+from charm_checkpoint.cli.standing import head_of
 from charm_checkpoint.cli.stores import known_thread, store_name
-from charm_checkpoint.codec import Codec
 from charm_checkpoint.errors import ConfigError
-from charm_checkpoint.retention import headers
+from charm_checkpoint.keeping import headers
 from charm_checkpoint.store import CheckpointStore
 
 __all__ = ["gather", "render", "step_of", "step_table"]
@@ -73,14 +73,8 @@ def _ancestors(head: str | None, parents: Mapping[str, str | None]) -> set[str]:
 
 def step_of(row: CheckpointRow, *, is_head: bool, is_branch: bool) -> Step:
     """One checkpoint, for a report."""
-    metadata = Codec.metadata(row)
     return {
-        "checkpoint_id": row.checkpoint_id,
-        "parent_id": row.parent_id,
-        "step": metadata.get("step"),
-        "source": metadata.get("source"),
-        "device": row.device,
-        "created_at": iso(row.created_at),
+        **head_of(row),
         "is_head": is_head,
         "is_branch": is_branch,
     }

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from charm_checkpoint.cli.output import facts, iso, local, preview, printable, shorten
 from charm_checkpoint.cli.reports import Channel, Interruption, Shown
-from charm_checkpoint.cli.standing import Standing, Value, plain
+from charm_checkpoint.cli.standing import Standing, Value, head_of, plain
 from charm_checkpoint.cli.stores import known_thread, store_name
 from charm_checkpoint.cli.threads import STATUS_STYLE, diverged_threads
 from charm_checkpoint.codec import Codec
@@ -57,14 +57,7 @@ def gather(store: CheckpointStore, thread_id: str, messages: int) -> Shown:
         "diverged": info.thread_id in (diverged_threads(store) or ()),
         "created_at": iso(info.created_at),
         "updated_at": iso(info.updated_at),
-        "head": {
-            "checkpoint_id": row.checkpoint_id,
-            "parent_id": row.parent_id,
-            "step": metadata.get("step"),
-            "source": metadata.get("source"),
-            "device": row.device,
-            "created_at": iso(row.created_at),
-        },
+        "head": head_of(row),
         "next": standing.next(),
         "interrupts": list(standing.interruptions()),
         "failures": list(standing.failures()),

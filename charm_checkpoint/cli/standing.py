@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from charm_checkpoint.backend import Snapshot, WriteRow
-from charm_checkpoint.cli.output import shorten
-from charm_checkpoint.cli.reports import Failure, Interruption
+from charm_checkpoint.backend import CheckpointRow, Snapshot, WriteRow
+from charm_checkpoint.cli.output import iso, shorten
+from charm_checkpoint.cli.reports import Failure, Head, Interruption
+from charm_checkpoint.codec import Codec
 from charm_checkpoint.errors import DeserializationError
 
-__all__ = ["Standing", "Value", "load", "plain"]
+__all__ = ["Standing", "Value", "head_of", "load", "plain"]
 
 _ERROR_TEXT = 500
 
@@ -44,6 +45,19 @@ def load(serde: SerializerProtocol, type_: str, data: bytes) -> Value:
         return Value(error=str(error), size=len(data))
     except Exception as error:  # noqa: BLE001 -- whatever a serializer stumbles over in damaged bytes
         return Value(error=f"it cannot be read back: {error}", size=len(data))
+
+
+def head_of(row: CheckpointRow) -> Head:
+    """Which checkpoint it is, for a report."""
+    metadata = Codec.metadata(row)
+    return {
+        "checkpoint_id": row.checkpoint_id,
+        "parent_id": row.parent_id,
+        "step": metadata.get("step"),
+        "source": metadata.get("source"),
+        "device": row.device,
+        "created_at": iso(row.created_at),
+    }
 
 
 class Standing:

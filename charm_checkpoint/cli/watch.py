@@ -19,10 +19,9 @@ from charm_checkpoint.cli.history import step_of, step_table
 from charm_checkpoint.cli.output import console, facts, iso, local, preview, printable, shorten
 from charm_checkpoint.cli.reports import Head, NewStep, Step, Watched
 from charm_checkpoint.cli.show import asked, role_of, said
-from charm_checkpoint.cli.standing import Standing
+from charm_checkpoint.cli.standing import Standing, head_of
 from charm_checkpoint.cli.stores import known_thread, store_name
 from charm_checkpoint.cli.threads import STATUS_STYLE
-from charm_checkpoint.codec import Codec
 from charm_checkpoint.messages import to_dicts
 from charm_checkpoint.rules import status_of
 from charm_checkpoint.store import CheckpointStore
@@ -134,25 +133,13 @@ class Watcher:
         }
         if self._root is not None and self._root.checkpoint is not None:
             standing = Standing(self._root, self._saver.serde)
-            report["head"] = _head(self._root.checkpoint)
+            report["head"] = head_of(self._root.checkpoint)
             report["next"] = standing.next()
             report["interrupts"] = list(standing.interruptions())
             report["failures"] = list(standing.failures())
             found = standing.state().get("messages")
             report["message"] = _last(found.value) if found else None
         return report
-
-
-def _head(row: CheckpointRow) -> Head:
-    metadata = Codec.metadata(row)
-    return {
-        "checkpoint_id": row.checkpoint_id,
-        "parent_id": row.parent_id,
-        "step": metadata.get("step"),
-        "source": metadata.get("source"),
-        "device": row.device,
-        "created_at": iso(row.created_at),
-    }
 
 
 def _last(messages: Any) -> str | None:

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from langgraph.checkpoint.serde.types import INTERRUPT
 
 from charm_checkpoint.backend import SEALED, Entry, HeadRow
-from charm_checkpoint.codec import valid_id
+from charm_checkpoint.codec import named_by, valid_id
 from charm_checkpoint.engine import Engine
 from charm_checkpoint.errors import (
-    CheckpointNotFoundError,
     DeserializationError,
     ThreadExistsError,
     ThreadNotFoundError,
@@ -77,8 +76,9 @@ class _Fork:
         self._source = source
         self._listing = listing
         self._thread_id = thread_id
-        self.tip = _find(listing, thread_id, at)
-        root_head = listing.heads[""].checkpoint_id
+        self.tip = root_head = listing.heads[""].checkpoint_id
+        if at is not None:
+            self.tip = named_by(at, (id for id, ns in listing.stubs if ns == ""), thread_id)
         parents = {stub.parent_id for (_, ns), stub in listing.stubs.items() if ns == ""}
         self._went_on = self.tip != root_head and self.tip in parents
         self._chain = self._ancestry()
@@ -157,19 +157,3 @@ class _Fork:
             return -self._chain.get(stubs[key].root_id or "", len(self._chain)), key[0]
 
         return max((key for key in self._keys if key[1] == namespace), key=nearness)[0]
-
-
-def _find(listing: Listing, thread_id: str, at: str | None) -> str:
-    if at is None:
-        return listing.heads[""].checkpoint_id
-    found = sorted(id for id, ns in listing.stubs if ns == "" and id.startswith(at) and at)
-    if at in found:
-        return at
-    if len(found) != 1:
-        what = (
-            f"{len(found)} checkpoints whose ids begin"
-            if found
-            else "no checkpoint whose id begins"
-        )
-        raise CheckpointNotFoundError(f"thread {thread_id!r} has {what} with {at!r}")
-    return found[0]

@@ -16,7 +16,7 @@ from charm_checkpoint.backend import (
     Scan,
     ThreadQuery,
 )
-from charm_checkpoint.retention import headers
+from charm_checkpoint.keeping import headers
 
 __all__ = [
     "Conflict",

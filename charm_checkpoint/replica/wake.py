@@ -17,12 +17,12 @@ from charm_checkpoint.backend import (
 )
 from charm_checkpoint.errors import BackendUnavailable
 from charm_checkpoint.fencing import Bounded
+from charm_checkpoint.keeping import delta_channels
 from charm_checkpoint.replica.conflicts import Conflict
 from charm_checkpoint.replica.front import Front, Lineage
 from charm_checkpoint.replica.options import ReplicaOptions
 from charm_checkpoint.replica.remote import Remote
 from charm_checkpoint.replica.shipper import Shipper
-from charm_checkpoint.retention import delta_channels
 
 __all__ = ["Waker"]
 

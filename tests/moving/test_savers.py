@@ -33,9 +33,8 @@ from charm_checkpoint.sqlite.official import OfficialFile
 from charm_checkpoint.testing.scenarios import SCENARIOS, chat, turn
 from charm_memory_postgres.store import PostgresMemory
 from tests.moving.support import at, entries, held, messages, names, play_all
+from tests.postgres import old
 from tests.test_differential import shown
-
-_OLD = json.loads((Path(__file__).parents[1] / "postgres" / "old_checkpoints.json").read_text())
 
 
 class Log(TypedDict):
@@ -305,26 +304,12 @@ async def test_postgres_saver(bare: PostgresSaver, bare_database: str, tmp_path:
         assert held(target, "chat") == held(adopted.engine.backend, "chat")
 
 
-@pytest.mark.parametrize("format", sorted(_OLD))
+@pytest.mark.parametrize("format", old.FORMATS)
 def test_checkpoints_of_older_formats(
     format: str, bare: PostgresSaver, bare_database: str, tmp_path: Path
 ) -> None:
     """Rows as releases of their time left them: the official saver and the copy tell the same of them."""
-    with psycopg.connect(bare_database, autocommit=True) as connection:
-        for table, rows in _OLD[format].items():
-            for row in rows:
-                values = [
-                    bytes.fromhex(v)
-                    if k == "blob" and v
-                    else json.dumps(v)
-                    if isinstance(v, dict)
-                    else v
-                    for k, v in row.items()
-                ]
-                places = ", ".join(["%s"] * len(row))
-                connection.execute(
-                    f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", values
-                )
+    old.insert(bare_database, format)
     with PostgresMemory({"url": bare_database}) as store, saver_of(tmp_path) as saver:
         copy_threads(store, saver)
         found, theirs = list(saver.list(at("old"))), list(bare.list(at("old")))

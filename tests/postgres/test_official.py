@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from charm_checkpoint.testing.colours import Driver, grow, place
 from charm_checkpoint.testing.graphs import _view
 from charm_checkpoint.testing.scenarios import SCENARIOS, Scenario, chat, turn
 from charm_memory_postgres import PostgresBackend
+from tests.postgres import old
 from tests.test_differential import shown
 
 Saver = BaseCheckpointSaver[Any]
@@ -327,29 +327,13 @@ async def test_the_history_of_a_delta_channel_begins_with_what_the_official_save
 
 # -- old formats -------------------------------------------------------------------------------------------------------
 
-_OLD = json.loads((Path(__file__).parent / "old_checkpoints.json").read_text())
 
-
-@pytest.mark.parametrize("format", sorted(_OLD))
+@pytest.mark.parametrize("format", old.FORMATS)
 def test_checkpoints_of_older_formats(
     format: str, database: str, official: PostgresSaver, ours: CheckpointSaver
 ) -> None:
     """Rows as releases of their time left them: both savers tell the same of them."""
-    with psycopg.connect(database, autocommit=True) as connection:
-        for table, rows in _OLD[format].items():
-            for row in rows:
-                values = [
-                    bytes.fromhex(v)
-                    if k == "blob" and v
-                    else json.dumps(v)
-                    if isinstance(v, dict)
-                    else v
-                    for k, v in row.items()
-                ]
-                connection.execute(
-                    f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join(['%s'] * len(row))})",
-                    values,
-                )
+    old.insert(database, format)
     where = place("old")
     theirs = [t.config for t in official.list(where)]  # which holds its lock until the end
     assert len(theirs) == 2

@@ -9,7 +9,7 @@ import pytest
 
 from charm_checkpoint import CheckpointSaver
 from charm_checkpoint.backend import Scan
-from charm_checkpoint.retention import headers
+from charm_checkpoint.keeping import headers
 from charm_checkpoint.testing.rows import THREAD, ids, put, store
 from charm_memory_redis import RedisBackend
 from tests.redis.server import Server

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from charm_checkpoint.backend import Scan
+from charm_checkpoint.keeping import headers
 from charm_checkpoint.policy import RetentionPolicy
-from charm_checkpoint.retention import headers
 from tests.core.support import place
 from tests.retention.agents import View, agent, heads, live, view
 from tests.retention.conftest import MakeStore
