@@ -94,9 +94,9 @@ class Proxy:
     def _pump(self, run: Callable[[_Line], None], line: _Line) -> None:
         with suppress(OSError):
             run(line)
+        line.close()  # first: a line that `cut` does not find has to be closed
         with self._lock:
             self._lines.discard(line)
-        line.close()
 
     def _upwards(self, line: _Line) -> None:
         buffered = bytearray()
